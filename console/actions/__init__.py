@@ -1,0 +1,36 @@
+"""Every write an operator can make: validate, one transaction, one event, one wake.
+
+Pages, API and command line all call these; nothing else writes the desired tables. Refusals are RaydeckErrors
+whose message is for people and whose `field` names the input.
+"""
+
+from console.actions.deployments import (
+    create_deployment,
+    delete_deployment,
+    edit_deployment,
+    retry_deployment,
+    roll_back,
+    start_deployment,
+    stop_deployment,
+)
+from console.actions.keys import create_key, revoke_key
+from console.actions.models import delete_model, edit_model, inspect_model, register_model
+from console.events import SYSTEM, Actor
+
+__all__ = [
+    "SYSTEM",
+    "Actor",
+    "create_deployment",
+    "create_key",
+    "delete_deployment",
+    "delete_model",
+    "edit_deployment",
+    "edit_model",
+    "inspect_model",
+    "register_model",
+    "retry_deployment",
+    "revoke_key",
+    "roll_back",
+    "start_deployment",
+    "stop_deployment",
+]

@@ -1,0 +1,422 @@
+"""Writes on deployments: create, edit, roll back, stop, start, retry, delete."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any, TypeVar
+
+from django.db import IntegrityError, transaction
+from django.db.models import F
+from django.utils import timezone
+from pydantic import BaseModel, ValidationError
+
+from console import live
+from console.events import Actor, record
+from console.models import (
+    Deployment,
+    DeploymentStatus,
+    DesiredState,
+    PriceChange,
+    RegisteredModel,
+    Revision,
+)
+from console.placements import check_against_cluster
+from console.wakeup import wake_reconciler
+from serving.errors import Conflict, InvalidSpec, NotFound
+from serving.render import cpu_kv_cache_bytes
+from serving.spec import NAME_HELP, NAME_PATTERN, CapacitySpec, EngineSpec
+from serving.topology import check_topology
+
+Spec = TypeVar("Spec", bound=BaseModel)
+CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
+COLOURS = 6
+FALLBACK_CONTEXT_TOKENS = 4096
+"""Context length when the operator names none and the model's files could not be read."""
+
+
+def create_deployment(
+    *,
+    actor: Actor,
+    name: str,
+    model: str,
+    engine: dict[str, Any],
+    capacity: dict[str, Any],
+    note: str = "",
+) -> Deployment:
+    """Create a deployment with revision 1. Refused with the arithmetic when the cluster cannot hold it."""
+    name = _checked_name(name)
+    registered = _model(model)
+    engine_spec = make_engine(registered, engine)
+    capacity_spec = make_capacity(capacity)
+    if Deployment.objects.filter(name=name).exists():
+        raise _name_taken(name)
+    check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, facts=registered.facts)
+    now = time.time()
+    try:
+        with transaction.atomic():
+            deployment = Deployment.objects.create(
+                name=name,
+                model=registered,
+                requested_at=now,
+                colour=Deployment.objects.count() % COLOURS + 1,
+                created_by=actor.user,
+                **capacity_spec.model_dump(),
+            )
+            DeploymentStatus.objects.create(deployment=deployment)
+            _price_from_now(deployment, now)
+            _add_revision(actor, deployment, engine_spec, note=note or "First revision")
+            _noted(
+                actor,
+                deployment,
+                kind="deployment.created",
+                message=f"{name} created with {registered.name}",
+                after={"engine": _engine_json(engine_spec), "capacity": _capacity_json(capacity_spec)},
+            )
+    except IntegrityError:
+        raise _name_taken(name) from None
+    return deployment
+
+
+def edit_deployment(
+    *,
+    actor: Actor,
+    name: str,
+    expected_version: int,
+    engine: dict[str, Any] | None = None,
+    capacity: dict[str, Any] | None = None,
+    model: str | None = None,
+    note: str = "",
+) -> Deployment:
+    """Change engine (a new revision, new replicas) and capacity (in place); partial maps are enough.
+
+    Raises Conflict when the deployment's version is not the expected one: nothing is changed then.
+    """
+    deployment = find_deployment(name)
+    if deployment.version != expected_version:
+        raise _conflict(deployment)
+    old_engine, old_capacity = engine_of(deployment), capacity_of(deployment)
+    new_engine, registered = _edited_engine(deployment, old_engine, engine, model)
+    new_capacity = make_capacity({**old_capacity.model_dump(), **(capacity or {})})
+    if new_engine == old_engine and new_capacity == old_capacity:
+        return deployment
+    if deployment.desired_state == DesiredState.RUNNING:
+        check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, facts=registered.facts)
+    with transaction.atomic():
+        _claim_version(deployment, expected_version, model=registered, **new_capacity.model_dump())
+        if new_capacity.price_per_accelerator_hour_usd != old_capacity.price_per_accelerator_hour_usd:
+            _price_from_now(deployment, time.time())
+        if new_capacity != old_capacity:
+            _noted(
+                actor,
+                deployment,
+                kind="deployment.capacity",
+                message=_capacity_words(old_capacity, new_capacity),
+                before=_capacity_json(old_capacity),
+                after=_capacity_json(new_capacity),
+            )
+        if new_engine != old_engine:
+            revision = _add_revision(actor, deployment, new_engine, note=note or _engine_words(old_engine, new_engine))
+            _new_generation(deployment)
+            _noted(
+                actor,
+                deployment,
+                kind="deployment.revision",
+                message=f"Revision {revision.number}: {revision.note}",
+                before=_engine_json(old_engine),
+                after=_engine_json(new_engine),
+            )
+    return deployment
+
+
+def roll_back(
+    *, actor: Actor, name: str, revision: int, expected_version: int | None = None
+) -> Deployment:
+    """Make an earlier revision's engine the present one, as a new revision; capacity stays as it is."""
+    deployment = find_deployment(name)
+    version = deployment.version if expected_version is None else expected_version
+    if deployment.version != version:
+        raise _conflict(deployment)
+    earlier = deployment.revisions.filter(number=revision).first()
+    if earlier is None:
+        raise NotFound(f"{name} has no revision {revision}.", field="revision")
+    old, engine = engine_of(deployment), EngineSpec(**earlier.engine)
+    if engine == old:
+        raise InvalidSpec(f"Revision {revision} is what {name} already has.", field="revision")
+    if deployment.desired_state == DesiredState.RUNNING:
+        check_against_cluster(name=name, engine=engine, capacity=capacity_of(deployment), facts={})
+    with transaction.atomic():
+        registered = RegisteredModel.objects.filter(name=engine.model).first() or deployment.model
+        _claim_version(deployment, version, model=registered)
+        added = _add_revision(
+            actor, deployment, engine, note=f"Roll back to revision {revision}", rolled_back_from=revision
+        )
+        _new_generation(deployment)
+        _noted(
+            actor,
+            deployment,
+            kind="deployment.rolled_back",
+            message=f"Rolled back to revision {revision} as revision {added.number}",
+            before=_engine_json(old),
+            after=_engine_json(engine),
+        )
+    return deployment
+
+
+def stop_deployment(*, actor: Actor, name: str) -> Deployment:
+    """Free everything it holds and keep its definition; callers get 503 with the reason."""
+    return _set_state(actor, name, DesiredState.STOPPED, kind="deployment.stopped", message=f"{name} stopped")
+
+
+def start_deployment(*, actor: Actor, name: str) -> Deployment:
+    """Start a stopped deployment again with its present revision."""
+    return _set_state(actor, name, DesiredState.RUNNING, kind="deployment.started", message=f"{name} started")
+
+
+def retry_deployment(*, actor: Actor, name: str) -> Deployment:
+    """Try a failed deployment again as it is."""
+    deployment = find_deployment(name)
+    status = DeploymentStatus.objects.filter(deployment=deployment).first()
+    failed = status is not None and status.failed_at is not None and status.generation == deployment.generation
+    if not failed:
+        raise InvalidSpec(f"{name} has not failed, so there is nothing to try again.")
+    check_against_cluster(
+        name=name, engine=engine_of(deployment), capacity=capacity_of(deployment), facts=deployment.model.facts
+    )
+    with transaction.atomic():
+        _claim_version(deployment, deployment.version, desired_state=DesiredState.RUNNING)
+        _new_generation(deployment)
+        _noted(actor, deployment, kind="deployment.retried", message=f"{name} is tried again")
+    return deployment
+
+
+def delete_deployment(*, actor: Actor, name: str, typed_name: str | None = None) -> None:
+    """Delete it and free all it holds. `typed_name`, where a person deletes, must repeat the name."""
+    deployment = find_deployment(name)
+    if typed_name is not None and typed_name.strip() != name:
+        raise InvalidSpec(f"Type {name} to confirm; it was not deleted.", field="typed_name")
+    with transaction.atomic():
+        last = {"engine": _engine_json(engine_of(deployment)), "capacity": _capacity_json(capacity_of(deployment))}
+        Deployment.objects.filter(pk=deployment.pk).update(current_revision=None)
+        Deployment.objects.filter(pk=deployment.pk).delete()
+        record(
+            actor=actor,
+            kind="deployment.deleted",
+            message=f"{name} deleted",
+            subject_kind="deployment",
+            subject_name=name,
+            before=last,
+        )
+        live.publish_changed(["overview", "deployments", f"deployment:{name}"], "status")
+        wake_reconciler()
+
+
+def find_deployment(name: str) -> Deployment:
+    """The deployment with its model and revision; raises NotFound."""
+    deployment = Deployment.objects.select_related("model", "current_revision").filter(name=name).first()
+    if deployment is None:
+        raise NotFound(f"There is no deployment called {name}.", field="name")
+    return deployment
+
+
+def engine_of(deployment: Deployment) -> EngineSpec:
+    """The engine of the current revision."""
+    if deployment.current_revision is None:
+        raise NotFound(f"{deployment.name} has no revision.")
+    return EngineSpec(**deployment.current_revision.engine)
+
+
+def capacity_of(deployment: Deployment) -> CapacitySpec:
+    """The capacity columns as one value."""
+    return CapacitySpec(**{name: getattr(deployment, name) for name in CAPACITY_FIELDS})
+
+
+def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpec:
+    """An EngineSpec from a form's or the API's map; defaults come from the model's facts."""
+    values = {key: value for key, value in given.items() if key not in ("model", "model_source", "hub_revision")}
+    facts = registered.facts or {}
+    if values.get("max_model_len") in (None, ""):
+        values["max_model_len"] = facts.get("max_context_tokens") or FALLBACK_CONTEXT_TOKENS
+    if values.get("accelerator_type") in ("", "cpu", "CPU"):
+        values["accelerator_type"] = None
+    engine = _validated(
+        EngineSpec,
+        {
+            **values,
+            "model": registered.name,
+            "model_source": registered.source,
+            "hub_revision": registered.hub_revision or None,
+        },
+    )
+    if engine.accelerator_type is None and engine.kv_cache_memory_bytes is None:
+        kv = cpu_kv_cache_bytes(
+            kv_bytes_per_token=facts.get("kv_bytes_per_token"), max_model_len=engine.max_model_len
+        )
+        engine = engine.model_copy(update={"kv_cache_memory_bytes": kv})
+    check_topology(engine, facts)
+    return engine
+
+
+def make_capacity(given: dict[str, Any]) -> CapacitySpec:
+    """A CapacitySpec from a map; raises InvalidSpec with the field."""
+    return _validated(CapacitySpec, given)
+
+
+def _validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = str(first["msg"]).removeprefix("Value error, ")
+        # Rules over several fields carry no location; their message begins with the field they are about.
+        field = ".".join(str(part) for part in first["loc"]) or message.split(" ", 1)[0]
+        raise InvalidSpec(f"{message[0].upper()}{message[1:]}.".replace("..", "."), field=field) from None
+    except TypeError as error:
+        raise InvalidSpec(str(error)) from None
+
+
+def _edited_engine(
+    deployment: Deployment, old: EngineSpec, changes: dict[str, Any] | None, model: str | None
+) -> tuple[EngineSpec, RegisteredModel]:
+    registered = deployment.model if model in (None, deployment.model.name) else _model(str(model))
+    if changes is None and registered == deployment.model:
+        return old, registered
+    return make_engine(registered, {**old.model_dump(), **(changes or {})}), registered
+
+
+def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, message: str) -> Deployment:
+    deployment = find_deployment(name)
+    if deployment.desired_state == state:
+        return deployment
+    if state == DesiredState.RUNNING:
+        check_against_cluster(
+            name=name,
+            engine=engine_of(deployment),
+            capacity=capacity_of(deployment),
+            facts=deployment.model.facts,
+        )
+    with transaction.atomic():
+        _claim_version(deployment, deployment.version, desired_state=state)
+        _new_generation(deployment)
+        _noted(actor, deployment, kind=kind, message=message)
+    return deployment
+
+
+def _checked_name(name: str) -> str:
+    name = name.strip()
+    if not re.match(NAME_PATTERN, name):
+        raise InvalidSpec(f"Use {NAME_HELP}.", field="name")
+    return name
+
+
+def _model(name: str) -> RegisteredModel:
+    model = RegisteredModel.objects.filter(name=name).first()
+    if model is None:
+        raise InvalidSpec(f"There is no model called {name or '(none)'}; register it first.", field="model")
+    return model
+
+
+def _name_taken(name: str) -> InvalidSpec:
+    return InvalidSpec(f"There already is a deployment called {name}; choose another name.", field="name")
+
+
+def _add_revision(
+    actor: Actor,
+    deployment: Deployment,
+    engine: EngineSpec,
+    *,
+    note: str,
+    rolled_back_from: int | None = None,
+) -> Revision:
+    newest = deployment.revisions.order_by("-number").values_list("number", flat=True).first() or 0
+    revision = Revision.objects.create(
+        deployment=deployment,
+        number=newest + 1,
+        engine=_engine_json(engine),
+        note=note[:300],
+        rolled_back_from=rolled_back_from,
+        author=actor.user,
+        author_name=actor.name,
+    )
+    Deployment.objects.filter(pk=deployment.pk).update(current_revision=revision)
+    deployment.current_revision = revision
+    return revision
+
+
+def _claim_version(deployment: Deployment, expected: int, **values: Any) -> None:
+    """Write guarded by the version: of two operators exactly one gets through."""
+    written = Deployment.objects.filter(pk=deployment.pk, version=expected).update(
+        version=F("version") + 1, updated_at=timezone.now(), **values
+    )
+    if not written:
+        raise _conflict(deployment)
+    deployment.refresh_from_db()
+
+
+def _new_generation(deployment: Deployment) -> None:
+    Deployment.objects.filter(pk=deployment.pk).update(
+        generation=F("generation") + 1, requested_at=time.time()
+    )
+    deployment.refresh_from_db()
+
+
+def _price_from_now(deployment: Deployment, now: float) -> None:
+    PriceChange.objects.create(
+        deployment=deployment,
+        from_at=now,
+        price_per_accelerator_hour_usd=deployment.price_per_accelerator_hour_usd,
+    )
+
+
+def _conflict(deployment: Deployment) -> Conflict:
+    now = Deployment.objects.select_related("current_revision").filter(pk=deployment.pk).first()
+    if now is None or now.current_revision is None:
+        return Conflict(f"Somebody deleted {deployment.name} in the meantime.", current={})
+    last = now.events.order_by("-id").first()
+    return Conflict(
+        f"{last.actor if last else 'Somebody'} changed {now.name} while you were editing;"
+        " nothing of yours was saved. Compare both and save again.",
+        current={
+            "version": now.version,
+            "changed_by": last.actor if last else "",
+            "changed_at": now.updated_at.isoformat(),
+            "values": {**now.current_revision.engine, **_capacity_json(capacity_of(now))},
+        },
+    )
+
+
+def _engine_json(engine: EngineSpec) -> dict[str, Any]:
+    return engine.model_dump(mode="json")
+
+
+def _capacity_json(capacity: CapacitySpec) -> dict[str, Any]:
+    return capacity.model_dump(mode="json")
+
+
+def _engine_words(old: EngineSpec, new: EngineSpec) -> str:
+    before, after = _engine_json(old), _engine_json(new)
+    changed = [f"{key} {before[key]} → {after[key]}" for key in after if before[key] != after[key]]
+    return ", ".join(changed)[:300]
+
+
+def _capacity_words(old: CapacitySpec, new: CapacitySpec) -> str:
+    before, after = _capacity_json(old), _capacity_json(new)
+    changed = [f"{key} {before[key]} → {after[key]}" for key in after if before[key] != after[key]]
+    return "Capacity: " + ", ".join(changed)
+
+
+def _noted(
+    actor: Actor, deployment: Deployment, *, kind: str, message: str, before: Any = None, after: Any = None
+) -> None:
+    record(
+        actor=actor,
+        kind=kind,
+        message=message,
+        subject_kind="deployment",
+        subject_name=deployment.name,
+        deployment=deployment,
+        before=before,
+        after=after,
+    )
+    live.publish_changed(["overview", "deployments", f"deployment:{deployment.name}"], "status")
+    wake_reconciler()

@@ -1,0 +1,414 @@
+"""Every table: what operators want (desired), what was seen (observed), and what happened (append only).
+
+Desired rows are written by console/actions.py alone, observed rows by workers/ alone; the two never share a
+row. A deployment's phase is never stored: serving/observed.py computes it. Money is Decimal, times that are
+compared with engine clocks are float seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from django.contrib.auth.models import AbstractUser
+from django.core.validators import MinValueValidator
+from django.db import models
+from django.db.models import F, Q
+
+
+class Role(models.TextChoices):
+    """What a person or token may do; each role includes the ones before it."""
+
+    VIEWER = "viewer", "Viewer"
+    OPERATOR = "operator", "Operator"
+    ADMIN = "admin", "Admin"
+
+
+class User(AbstractUser):
+    """A person who logs in to the console."""
+
+    role = models.CharField(max_length=10, choices=Role.choices, default=Role.VIEWER)
+    keep_chat_history = models.BooleanField(default=True)
+
+
+# --- desired -----------------------------------------------------------------------------------------------
+
+
+class SourceKind(models.TextChoices):
+    """Where a model's files come from."""
+
+    FOLDER = "folder", "Local folder"
+    HUB = "hub", "Hub repository"
+    OBJECT_STORE = "object_store", "Object store"
+
+
+class RegisteredModel(models.Model):
+    """A model that deployments can use. `facts` and `problems` come from serving/checkpoint.py."""
+
+    name = models.SlugField(max_length=63, unique=True)
+    source_kind = models.CharField(max_length=12, choices=SourceKind.choices)
+    source = models.CharField(max_length=1000)
+    hub_revision = models.CharField(max_length=200, blank=True)
+    hub_token_encrypted = models.TextField(blank=True)
+    note = models.CharField(max_length=500, blank=True)
+    facts = models.JSONField(default=dict, blank=True)
+    problems = models.JSONField(default=list, blank=True)
+    inspected_at = models.DateTimeField(null=True, blank=True)
+    version = models.PositiveIntegerField(default=1)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def has_hub_token(self) -> bool:
+        """Whether a token is stored; the token itself is never shown again."""
+        return bool(self.hub_token_encrypted)
+
+
+class DesiredState(models.TextChoices):
+    """What the operator asked for."""
+
+    RUNNING = "running", "Running"
+    STOPPED = "stopped", "Stopped"
+
+
+class Deployment(models.Model):
+    """One model served under one name. Engine definition: `current_revision`; capacity: the columns here.
+
+    `generation` grows with every change that must be acted on anew (engine change, start, retry, roll back);
+    `version` grows with every edit and settles races between two operators.
+    """
+
+    name = models.SlugField(max_length=40, unique=True)
+    model = models.ForeignKey(RegisteredModel, on_delete=models.PROTECT, related_name="deployments")
+    current_revision = models.ForeignKey(
+        "Revision", null=True, on_delete=models.PROTECT, related_name="current_for"
+    )
+    desired_state = models.CharField(max_length=8, choices=DesiredState.choices, default=DesiredState.RUNNING)
+    generation = models.PositiveIntegerField(default=1)
+    version = models.PositiveIntegerField(default=1)
+    requested_at = models.FloatField(help_text="When this generation was asked for, epoch seconds")
+    colour = models.PositiveSmallIntegerField(default=1)
+
+    min_replicas = models.PositiveIntegerField(default=1)
+    max_replicas = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)])
+    target_ongoing_requests = models.FloatField(default=8.0)
+    idle_before_zero_s = models.PositiveIntegerField(null=True, blank=True)
+    price_per_accelerator_hour_usd = models.DecimalField(max_digits=12, decimal_places=6, default=Decimal(0))
+
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(max_replicas__gte=1) & Q(max_replicas__gte=F("min_replicas")),
+                name="deployment_min_le_max",
+            ),
+            models.CheckConstraint(
+                condition=Q(price_per_accelerator_hour_usd__gte=0), name="deployment_price_positive"
+            ),
+            models.CheckConstraint(
+                condition=Q(target_ongoing_requests__gt=0), name="deployment_target_positive"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Revision(models.Model):
+    """An immutable engine definition (serving.spec.EngineSpec as JSON); inserted by actions, never updated."""
+
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="revisions")
+    number = models.PositiveIntegerField()
+    engine = models.JSONField()
+    note = models.CharField(max_length=300, blank=True)
+    rolled_back_from = models.PositiveIntegerField(null=True, blank=True)
+    author = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    author_name = models.CharField(max_length=150, default="system")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-number"]
+        constraints = [
+            models.UniqueConstraint(fields=["deployment", "number"], name="revision_number_unique")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.deployment.name} revision {self.number}"
+
+
+class PriceChange(models.Model):
+    """The price of a deployment's accelerators from `from_at` on; history never moves."""
+
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="price_changes")
+    from_at = models.FloatField()
+    price_per_accelerator_hour_usd = models.DecimalField(max_digits=12, decimal_places=6)
+
+    class Meta:
+        ordering = ["from_at"]
+
+
+class KeyKind(models.TextChoices):
+    """Who uses a key: a caller, or the console itself (derived, never shown)."""
+
+    USER = "user", "User"
+    INTERNAL = "internal", "Internal"
+
+
+class ApiKey(models.Model):
+    """A key for the gateway. Only its HMAC digest is stored (serving/keys.py)."""
+
+    name = models.CharField(max_length=80)
+    digest = models.CharField(max_length=64, unique=True)
+    prefix = models.CharField(max_length=12)
+    kind = models.CharField(max_length=8, choices=KeyKind.choices, default=KeyKind.USER)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ApiToken(models.Model):
+    """A bearer token for the REST admin API, with a role of its own; stored like a key."""
+
+    name = models.CharField(max_length=80)
+    digest = models.CharField(max_length=64, unique=True)
+    prefix = models.CharField(max_length=12)
+    role = models.CharField(max_length=10, choices=Role.choices)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="tokens")
+    created_at = models.DateTimeField(auto_now_add=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+
+
+class IdempotencyRecord(models.Model):
+    """The answer given to a create request with an Idempotency-Key, so that a repeat gets the same answer."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="+")
+    key = models.CharField(max_length=200)
+    method_and_path = models.CharField(max_length=300)
+    request_digest = models.CharField(max_length=64)
+    response_status = models.PositiveSmallIntegerField()
+    response_body = models.JSONField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "key", "method_and_path"], name="idempotency_unique")
+        ]
+
+
+# --- observed ----------------------------------------------------------------------------------------------
+
+
+class Lease(models.Model):
+    """Who may act as the one writer (`reconciler`, `collector`); `token` fences off a holder that lost it."""
+
+    name = models.CharField(max_length=40, primary_key=True)
+    holder = models.CharField(max_length=200, blank=True)
+    token = models.PositiveBigIntegerField(default=0)
+    expires_at = models.FloatField(default=0)
+
+
+class ClusterStatus(models.Model):
+    """What was last seen of the Ray cluster, and what was last sent to it. One row, primary key 1."""
+
+    reachable = models.BooleanField(default=False)
+    error = models.TextField(blank=True)
+    observed_at = models.FloatField(null=True)
+    ray_version = models.CharField(max_length=40, blank=True)
+    nodes = models.JSONField(default=list)
+    gateway_status = models.CharField(max_length=20, blank=True)
+    put_digest = models.CharField(max_length=64, blank=True)
+    put_at = models.FloatField(null=True)
+    rejected_digest = models.CharField(max_length=64, blank=True)
+    rejected_message = models.TextField(blank=True)
+    decision = models.CharField(max_length=200, blank=True)
+    reconciled_at = models.FloatField(null=True)
+
+
+class DeploymentStatus(models.Model):
+    """What was last seen of one deployment. Times are epoch seconds of the generation in `generation`."""
+
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="status")
+    generation = models.PositiveIntegerField(default=0)
+    revision = models.PositiveIntegerField(default=0)
+    app_status = models.CharField(max_length=20, blank=True)
+    observed_at = models.FloatField(null=True)
+    replicas_running = models.PositiveIntegerField(default=0)
+    replicas_target = models.PositiveIntegerField(default=0)
+    queued_at = models.FloatField(null=True)
+    placing_at = models.FloatField(null=True)
+    loading_at = models.FloatField(null=True)
+    warming_at = models.FloatField(null=True)
+    ready_at = models.FloatField(null=True)
+    failed_at = models.FloatField(null=True)
+    asleep_at = models.FloatField(null=True)
+    failure = models.JSONField(null=True, blank=True, help_text="{code, cause, advice, raw}")
+    message = models.TextField(blank=True)
+    last_phase = models.CharField(max_length=10, blank=True, help_text="phase of the last event written")
+
+
+class Replica(models.Model):
+    """One replica's life, from its claim of accelerators to its end: the base of every cost figure."""
+
+    deployment = models.ForeignKey(Deployment, null=True, on_delete=models.SET_NULL, related_name="replicas")
+    deployment_name = models.CharField(max_length=40)
+    replica_id = models.CharField(max_length=120, unique=True)
+    revision = models.PositiveIntegerField(default=0)
+    accelerators = models.PositiveIntegerField(default=1)
+    state = models.CharField(max_length=20)
+    node_id = models.CharField(max_length=80, blank=True)
+    node_ip = models.CharField(max_length=45, blank=True)
+    pid = models.PositiveIntegerField(null=True)
+    actor_id = models.CharField(max_length=80, blank=True)
+    worker_id = models.CharField(max_length=80, blank=True)
+    log_file_path = models.CharField(max_length=300, blank=True)
+    facts = models.JSONField(default=dict, blank=True)
+    started_at = models.FloatField()
+    last_seen_at = models.FloatField()
+    ended_at = models.FloatField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["deployment_name", "ended_at"])]
+
+
+class Sample(models.Model):
+    """One deployment over one interval. Null means not measured (a gap), 0 means measured as 0.
+
+    Histograms are sparse maps bucket index -> count over the bounds in serving/histogram.py, so that any
+    window's percentile is exact to its bucket.
+    """
+
+    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="samples")
+    resolution_s = models.PositiveIntegerField()
+    at = models.BigIntegerField(help_text="start of the interval, epoch seconds")
+    requests_running = models.FloatField(null=True)
+    requests_waiting = models.FloatField(null=True)
+    kv_cache_usage = models.FloatField(null=True, help_text="0 to 1")
+    prompt_tokens = models.BigIntegerField(null=True)
+    completion_tokens = models.BigIntegerField(null=True)
+    requests_ok = models.IntegerField(null=True)
+    requests_failed = models.IntegerField(null=True)
+    replicas = models.FloatField(null=True)
+    weights_bytes = models.BigIntegerField(null=True)
+    kv_cache_bytes = models.BigIntegerField(null=True)
+    rest_bytes = models.BigIntegerField(null=True)
+    cost_per_hour_usd = models.DecimalField(max_digits=14, decimal_places=6, null=True)
+    ttft = models.JSONField(default=dict)
+    tpot = models.JSONField(default=dict)
+    e2e = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["deployment", "resolution_s", "at"], name="sample_unique")
+        ]
+
+
+class RequestRecord(models.Model):
+    """One finished, failed, aborted or refused request as the gateway reported it; inserted once by id."""
+
+    id = models.CharField(primary_key=True, max_length=40)
+    key = models.ForeignKey(ApiKey, null=True, on_delete=models.SET_NULL, related_name="requests")
+    user_name = models.CharField(max_length=150, blank=True)
+    deployment = models.ForeignKey(Deployment, null=True, on_delete=models.SET_NULL, related_name="requests")
+    deployment_name = models.CharField(max_length=100)
+    revision = models.PositiveIntegerField(default=0)
+    replica = models.CharField(max_length=120, blank=True)
+    path = models.CharField(max_length=60)
+    stream = models.BooleanField(default=False)
+    started_at = models.FloatField()
+    prompt_tokens = models.PositiveIntegerField(null=True)
+    cached_tokens = models.PositiveIntegerField(null=True)
+    completion_tokens = models.PositiveIntegerField(null=True)
+    gateway_s = models.FloatField(null=True)
+    queue_s = models.FloatField(null=True)
+    prefill_s = models.FloatField(null=True)
+    ttft_s = models.FloatField(null=True)
+    tpot_s = models.FloatField(null=True)
+    decode_s = models.FloatField(null=True)
+    e2e_s = models.FloatField(null=True)
+    status = models.PositiveSmallIntegerField()
+    outcome = models.CharField(max_length=10)
+    finish_reason = models.CharField(max_length=30, blank=True)
+    error_class = models.CharField(max_length=80, blank=True)
+    woke = models.BooleanField(default=False)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["deployment_name", "started_at"]),
+            models.Index(fields=["started_at"]),
+        ]
+
+
+# --- append only -------------------------------------------------------------------------------------------
+
+
+class Event(models.Model):
+    """Timeline and audit log in one: who did what to what, before → after."""
+
+    at = models.DateTimeField(auto_now_add=True, db_index=True)
+    actor = models.CharField(max_length=150, default="system")
+    source = models.CharField(max_length=10, default="system", help_text="page, api, cli or system")
+    subject_kind = models.CharField(max_length=20)
+    subject_name = models.CharField(max_length=100)
+    deployment = models.ForeignKey(Deployment, null=True, on_delete=models.SET_NULL, related_name="events")
+    kind = models.CharField(max_length=40)
+    level = models.CharField(max_length=8, default="info", help_text="info, ok, warn or bad")
+    message = models.CharField(max_length=500)
+    before: Any = models.JSONField(null=True, blank=True)
+    after: Any = models.JSONField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["-id"]
+        indexes = [models.Index(fields=["subject_kind", "subject_name", "-id"])]
+
+
+# --- playground --------------------------------------------------------------------------------------------
+
+
+class Conversation(models.Model):
+    """A chat that its user chose to keep; seen by nobody else."""
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="conversations")
+    title = models.CharField(max_length=120)
+    deployment_name = models.CharField(max_length=40)
+    settings = models.JSONField(default=dict)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True, db_index=True)
+
+    class Meta:
+        ordering = ["-updated_at"]
+
+
+class ChatMessage(models.Model):
+    """One turn. `stats`: ttft_s, tpot_s, prompt_tokens, completion_tokens, tokens_per_s, cost_usd, request_id."""
+
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
+    role = models.CharField(max_length=10)
+    content = models.TextField(blank=True)
+    state = models.CharField(max_length=10, default="complete", help_text="complete, stopped or error")
+    stats = models.JSONField(default=dict)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["id"]

@@ -1,0 +1,1 @@
+"""Celery tasks and the collector: they read what operators want, act on the cluster, write what they saw."""
