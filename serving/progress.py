@@ -1,0 +1,189 @@
+"""How a deployment's start is followed: (what was known, what Ray shows, now) -> what is known. Pure.
+
+The reconciler feeds it; everything impure (smoke request, reading logs, writing rows) stays outside and is
+asked for by the flags of `Step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from serving.observed import SeenApp, SeenReplica
+
+MAX_START_FAILURES = 3
+"""Identical starts that may fail before nothing more is tried."""
+CLOCK_SLACK_S = 2.0
+"""Ray's replica start times and our send times come from different clocks and roundings."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known of one deployment's present generation; times in epoch seconds."""
+
+    generation: int = 0
+    revision: int = 0
+    app_status: str = ""
+    replicas_running: int = 0
+    replicas_target: int = 0
+    queued_at: float | None = None
+    sent_at: float | None = None
+    placing_at: float | None = None
+    loading_at: float | None = None
+    warming_at: float | None = None
+    ready_at: float | None = None
+    failed_at: float | None = None
+    asleep_at: float | None = None
+    start_failures: int = 0
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the operator wants of it, and when that was asked for. `sent_at`: when the document that Ray has
+    now was sent, if this deployment is in it."""
+
+    generation: int
+    revision: int
+    running: bool
+    requested_at: float
+    sent_at: float | None
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long placing, and the whole start, may take, in seconds."""
+
+    placing_s: float
+    start_s: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """The new progress, and what has to be done about it."""
+
+    progress: Progress
+    needs_smoke: bool = False
+    failure_code: str = ""
+
+
+def advance(
+    known: Progress,
+    *,
+    wanted: Wanted,
+    app: SeenApp | None,
+    replica_phases: Mapping[str, Mapping[str, float]],
+    lost_starts: int,
+    deadlines: Deadlines,
+    now: float,
+) -> Step:
+    """One observation. `replica_phases`: replica id -> phase -> epoch seconds, as the replicas report it;
+    `lost_starts`: replicas that vanished before they ever took a request since the last observation."""
+    if known.generation != wanted.generation:
+        known = Progress(
+            generation=wanted.generation, revision=known.revision, queued_at=wanted.requested_at
+        )
+    known = replace(
+        known,
+        app_status=app.status if app else "",
+        replicas_running=len(app.running) if app else 0,
+        replicas_target=app.replicas_target if app else 0,
+        start_failures=known.start_failures + lost_starts,
+    )
+    if known.failed_at is not None or not wanted.running:
+        return Step(known)
+    if known.placing_at is None:
+        if wanted.sent_at is None:
+            return Step(known)
+        known = replace(known, placing_at=wanted.sent_at, sent_at=wanted.sent_at)
+    if app is None or app.revision != wanted.revision:
+        return _check_deadlines(replace(known, replicas_running=0), None, deadlines, now)
+    if known.ready_at is not None or known.asleep_at is not None:
+        return _follow_ready(known, app, now)
+    return _follow_start(known, app, replica_phases, deadlines, now)
+
+
+def smoke_answered(known: Progress, *, revision: int, now: float) -> Progress:
+    """The smoke request was answered: the deployment is ready from now on."""
+    return replace(known, ready_at=now, revision=revision, start_failures=0, message="")
+
+
+def _follow_ready(known: Progress, app: SeenApp, now: float) -> Step:
+    if app.running:
+        if known.asleep_at is not None:
+            # Woken: some replica takes requests again, so show the wake's own smoke and times.
+            return Step(_restarted(known, now, message="Waking"), needs_smoke=False)
+        message = app.deployment_message if app.status == "UNHEALTHY" else ""
+        return Step(replace(known, message=message))
+    if app.replicas_target == 0:
+        return Step(replace(known, asleep_at=known.asleep_at or now, message=""))
+    if known.asleep_at is not None:
+        return Step(_restarted(known, now, message="Waking"))
+    return Step(_restarted(known, now, message="No replica is left; Ray is starting it again"))
+
+
+def _restarted(known: Progress, now: float, *, message: str) -> Progress:
+    return replace(
+        known,
+        placing_at=now,
+        loading_at=None,
+        warming_at=None,
+        ready_at=None,
+        asleep_at=None,
+        message=message,
+    )
+
+
+def _follow_start(
+    known: Progress,
+    app: SeenApp,
+    replica_phases: Mapping[str, Mapping[str, float]],
+    deadlines: Deadlines,
+    now: float,
+) -> Step:
+    assert known.placing_at is not None
+    # On a first start, replicas from before this generation was sent still serve the old revision. After
+    # a restart within the generation every replica counts.
+    since = known.sent_at if known.sent_at is not None else known.placing_at
+    fresh = [r for r in app.replicas if r.started_at >= since - CLOCK_SLACK_S]
+    known = replace(
+        known,
+        loading_at=known.loading_at or _first(fresh, replica_phases, "loading", known.placing_at, now),
+        warming_at=known.warming_at or _first(fresh, replica_phases, "warming", known.placing_at, now),
+        message=app.deployment_message or app.message,
+    )
+    serving = [r for r in fresh if r.state == "RUNNING"]
+    if serving:
+        known = replace(known, loading_at=known.loading_at or now, warming_at=known.warming_at or now)
+        return Step(known, needs_smoke=True)
+    if app.status == "DEPLOY_FAILED":
+        return Step(known, failure_code="start_failed")
+    if known.start_failures >= MAX_START_FAILURES:
+        return Step(known, failure_code="gave_up")
+    return _check_deadlines(known, app, deadlines, now)
+
+
+def _check_deadlines(known: Progress, app: SeenApp | None, deadlines: Deadlines, now: float) -> Step:
+    assert known.placing_at is not None
+    waited_s = now - known.placing_at
+    if known.loading_at is None and waited_s > deadlines.placing_s and app is not None:
+        return Step(known, failure_code="not_placed")
+    if waited_s > deadlines.start_s:
+        return Step(known, failure_code="start_timeout")
+    return Step(known)
+
+
+def _first(
+    replicas: list[SeenReplica],
+    reported: Mapping[str, Mapping[str, float]],
+    phase: str,
+    not_before: float,
+    now: float,
+) -> float | None:
+    """When the first of these replicas entered the phase; a replica with a process is loading at least."""
+    times = [reported[r.replica_id][phase] for r in replicas if phase in reported.get(r.replica_id, {})]
+    if times:
+        return max(not_before, min(times))
+    if phase == "loading" and any(r.pid for r in replicas):
+        return now
+    return None

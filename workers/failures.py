@@ -1,0 +1,67 @@
+"""Why a deployment failed, in one line with advice, from what Ray says and what the engine printed."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from console.models import Deployment
+from serving.client import RayClient
+from serving.errors import NotPlaceable, RaydeckError
+from serving.failure import root_cause
+from serving.observed import SeenApp
+
+log = logging.getLogger(__name__)
+
+RAW_CHARACTERS = 6000
+LOG_LINES = 400
+
+
+def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, code: str) -> dict[str, Any]:
+    """{code, cause, advice, raw} for a start that did not succeed; `code` says how it was noticed."""
+    said = "\n".join(text for text in (app.deployment_message, app.message) if text) if app else ""
+    if code == "not_placed":
+        return {
+            "code": "not_placed",
+            "cause": said.splitlines()[0] if said else "Ray found no room for it in time.",
+            "advice": "Free accelerators, add nodes, or choose a smaller topology; then try again.",
+            "raw": said[:RAW_CHARACTERS],
+        }
+    printed = _engine_output(ray, app)
+    found = root_cause(printed + "\n" + said) if printed else root_cause(said)
+    cause, advice = found.cause, found.advice
+    if code == "start_timeout" and not cause:
+        cause, advice = "It did not become ready in time.", "Look at the engine's log, then try again."
+    return {
+        "code": found.code or code,
+        "cause": cause,
+        "advice": advice,
+        "raw": (said + "\n" + printed)[-RAW_CHARACTERS:],
+    }
+
+
+def unplaceable(error: NotPlaceable) -> dict[str, Any]:
+    """The same form for what was refused before it was sent."""
+    return {
+        "code": "not_placeable",
+        "cause": error.message,
+        "advice": "Free what others hold, or edit the topology; then try again.",
+        "raw": "\n".join(error.arithmetic),
+    }
+
+
+def _engine_output(ray: RayClient, app: SeenApp | None) -> str:
+    """What the replicas' processes printed: vLLM's own reason is there, not in Serve's message."""
+    if app is None:
+        return ""
+    texts = []
+    for replica in (*app.replicas, *app.dead_replicas)[-2:]:
+        if not replica.worker_id:
+            continue
+        try:
+            texts += ray.get_worker_output(
+                node_id=replica.node_id, worker_id=replica.worker_id, lines=LOG_LINES
+            )
+        except RaydeckError as error:
+            log.info("no engine output replica=%s error=%s", replica.replica_id, error.message[:120])
+    return "\n".join(texts)

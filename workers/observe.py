@@ -1,0 +1,196 @@
+"""Writes down what was seen: replicas' lives, deployments' progress, the cluster. Observed tables only.
+
+Every write happens under the reconciler's lease token, so that a worker that stalled cannot overwrite newer
+observations with old ones. Events are written only when a phase changed.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import Any
+
+from django.db import transaction
+
+from console import live
+from console.events import SYSTEM, record
+from console.models import ClusterStatus, Deployment, DeploymentStatus, Event, Replica
+from console.states import phase_now
+from serving.observed import SeenApp
+from serving.progress import Progress
+from serving.render import MODEL_APP_PREFIX
+from workers import lease
+
+log = logging.getLogger(__name__)
+
+PROGRESS_COLUMNS = (
+    "generation",
+    "revision",
+    "app_status",
+    "replicas_running",
+    "replicas_target",
+    "queued_at",
+    "sent_at",
+    "placing_at",
+    "loading_at",
+    "warming_at",
+    "ready_at",
+    "failed_at",
+    "asleep_at",
+    "start_failures",
+    "message",
+)
+SEEN_GAP_S = 30.0
+"""A replica that vanished while nobody looked for longer than this ended when it was last seen."""
+PHASE_EVENTS = {
+    "placing": ("info", "{name} was sent to Ray"),
+    "loading": ("info", "{name} is loading its weights"),
+    "warming": ("info", "{name} is warming up"),
+    "ready": ("ok", "{name} is ready"),
+    "asleep": ("info", "{name} fell asleep: no replica is running"),
+    "failed": ("bad", "{name} failed: {reason}"),
+    "stopped": ("info", "{name} holds nothing any more"),
+}
+
+
+class LeaseLost(RuntimeError):
+    """Another worker has taken over; what was seen here is not written."""
+
+
+def fence(token: int, now: float) -> None:
+    """Raise LeaseLost unless the reconciler's lease is still ours. Call inside the writing transaction."""
+    if not lease.holds("reconciler", token=token, now=now):
+        raise LeaseLost("the reconciler's lease was lost")
+
+
+def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[str, int]:
+    """Upsert replica rows; the count, per deployment name, of replicas that ended before they ever ran."""
+    seen = {replica.replica_id: (app, replica) for app in apps.values() for replica in app.replicas}
+    lost: dict[str, int] = {}
+    with transaction.atomic():
+        fence(token, now)
+        known = {row.replica_id: row for row in Replica.objects.filter(ended_at=None)}
+        accelerators = _accelerators_of_deployments()
+        for replica_id, (app, replica) in seen.items():
+            if not app.name.startswith(MODEL_APP_PREFIX) or not replica_id:
+                continue
+            name = app.name.removeprefix(MODEL_APP_PREFIX)
+            row = known.pop(replica_id, None) or _new_replica(name, replica_id, app, accelerators, now)
+            row.state = "RUNNING" if replica.state == "RUNNING" or row.state == "RUNNING" else replica.state
+            row.state = replica.state if replica.state == "STOPPING" else row.state
+            row.node_id, row.node_ip, row.pid = replica.node_id, replica.node_ip, replica.pid
+            row.actor_id, row.worker_id = replica.actor_id, replica.worker_id
+            row.log_file_path = replica.log_file_path
+            row.started_at = replica.started_at or row.started_at
+            row.last_seen_at = now
+            row.save()
+        for row in known.values():
+            if row.state not in ("RUNNING", "STOPPING"):
+                lost[row.deployment_name] = lost.get(row.deployment_name, 0) + 1
+            row.ended_at = now if now - row.last_seen_at <= SEEN_GAP_S else row.last_seen_at
+            row.save(update_fields=["ended_at"])
+    return lost
+
+
+def write_progress(
+    deployment: Deployment, progress: Progress, *, failure: dict[str, Any] | None, token: int, now: float
+) -> str:
+    """Store one deployment's progress; one event and one push when its phase changed. Returns the phase."""
+    values = {name: value for name, value in asdict(progress).items() if name in PROGRESS_COLUMNS}
+    with transaction.atomic():
+        fence(token, now)
+        status, _ = DeploymentStatus.objects.select_for_update().get_or_create(deployment=deployment)
+        before = (status.last_phase, status.generation, status.replicas_running, status.replicas_target)
+        for name, value in values.items():
+            setattr(status, name, value)
+        status.observed_at = now
+        status.failure = failure if failure is not None else (status.failure if status.failed_at else None)
+        deployment.status = status  # type: ignore[misc]
+        phase = phase_now(deployment, now)
+        if before[0] != phase or before[1] != status.generation:
+            _phase_event(deployment, status, phase)
+        status.last_phase = phase
+        status.save()
+        if before != (phase, status.generation, status.replicas_running, status.replicas_target):
+            live.publish_changed(
+                ["overview", "deployments", f"deployment:{deployment.name}"], "status"
+            )
+    return phase
+
+
+def write_cluster(*, token: int, now: float, **values: Any) -> None:
+    """Store what was seen of the cluster; an event and a push when it went away or came back."""
+    with transaction.atomic():
+        fence(token, now)
+        status, _ = ClusterStatus.objects.select_for_update().get_or_create(pk=1)
+        before = (status.reachable, status.gateway_status)
+        for name, value in values.items():
+            setattr(status, name, value)
+        status.reconciled_at = now
+        status.save()
+        if status.reachable != before[0] and (before[0] or status.observed_at):
+            _cluster_event(status)
+        if before != (status.reachable, status.gateway_status):
+            live.publish_changed(["cluster", "overview"], "status")
+
+
+def _new_replica(
+    name: str, replica_id: str, app: SeenApp, accelerators: dict[str, tuple[int, int]], now: float
+) -> Replica:
+    pk, count = accelerators.get(name, (0, 1))
+    return Replica(
+        deployment_id=pk or None,
+        deployment_name=name,
+        replica_id=replica_id,
+        revision=app.revision or 0,
+        accelerators=count,
+        state="STARTING",
+        started_at=now,
+        last_seen_at=now,
+    )
+
+
+def _accelerators_of_deployments() -> dict[str, tuple[int, int]]:
+    rows = Deployment.objects.select_related("current_revision")
+    return {
+        row.name: (
+            row.pk,
+            int(row.current_revision.engine["tensor_parallel_size"])
+            * int(row.current_revision.engine["pipeline_parallel_size"]),
+        )
+        for row in rows
+        if row.current_revision
+    }
+
+
+def _phase_event(deployment: Deployment, status: DeploymentStatus, phase: str) -> None:
+    if phase not in PHASE_EVENTS:
+        return
+    level, words = PHASE_EVENTS[phase]
+    reason = str((status.failure or {}).get("cause", ""))
+    message = words.format(name=deployment.name, reason=reason)
+    if phase == "ready" and status.ready_at and status.queued_at:
+        start = status.placing_at if status.placing_at and status.start_failures else status.queued_at
+        message += f" after {status.ready_at - (start or status.ready_at):.0f} s"
+    record(
+        actor=SYSTEM,
+        kind=f"deployment.{phase}",
+        message=message,
+        level=level,
+        subject_kind="deployment",
+        subject_name=deployment.name,
+        deployment=deployment,
+    )
+    log.info("phase deployment=%s generation=%d phase=%s", deployment.name, status.generation, phase)
+
+
+def _cluster_event(status: ClusterStatus) -> Event:
+    words = "Ray can be reached again" if status.reachable else f"Ray cannot be reached: {status.error}"
+    return record(
+        actor=SYSTEM,
+        kind="cluster.reachable" if status.reachable else "cluster.unreachable",
+        message=words,
+        level="ok" if status.reachable else "bad",
+        subject_kind="cluster",
+        subject_name="ray",
+    )

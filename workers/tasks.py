@@ -1,0 +1,19 @@
+"""The Celery tasks: each takes its turn and calls one function. Names are what the console sends."""
+
+from celery import shared_task
+
+
+@shared_task(name="workers.reconcile", ignore_result=True)
+def reconcile() -> None:
+    """Bring the cluster to what the database wants and write down what is there."""
+    from workers.reconcile import reconcile_for_a_while
+
+    reconcile_for_a_while()
+
+
+@shared_task(name="workers.retention", ignore_result=True)
+def retention() -> None:
+    """Roll samples up and drop what is past its retention."""
+    from workers.retention import apply_retention
+
+    apply_retention()
