@@ -1,0 +1,166 @@
+"""Following one start: queued → placing → loading → warming → ready, and what can go wrong on the way."""
+
+from dataclasses import replace
+
+from serving.observed import PhaseInput, SeenApp, SeenReplica, phase_of
+from serving.progress import Deadlines, Progress, Wanted, advance, smoke_answered
+
+T0 = 1_000.0
+DEADLINES = Deadlines(placing_s=60, start_s=300)
+WANTED = Wanted(generation=1, revision=1, running=True, requested_at=T0, sent_at=T0 + 1)
+
+
+def app(status: str = "DEPLOYING", *replicas: SeenReplica, revision: int = 1, target: int = 1) -> SeenApp:
+    return SeenApp(
+        name="model-a", status=status, revision=revision, replicas=replicas, replicas_target=target
+    )
+
+
+def replica(
+    state: str = "STARTING", *, started: float = T0 + 2, pid: int | None = 5, name: str = "r1"
+) -> SeenReplica:
+    return SeenReplica(replica_id=name, state=state, started_at=started, pid=pid)
+
+
+def step(known: Progress, seen: SeenApp | None, now: float, **changes: object):
+    values: dict = {
+        "wanted": WANTED,
+        "app": seen,
+        "replica_phases": {},
+        "lost_starts": 0,
+        "deadlines": DEADLINES,
+        "now": now,
+    }
+    return advance(known, **{**values, **changes})
+
+
+def phase(known: Progress, now: float) -> str:
+    return phase_of(
+        PhaseInput(
+            wants_running=True,
+            generation=1,
+            seen_generation=known.generation,
+            observed_at=now,
+            replicas_running=known.replicas_running,
+            replicas_target=known.replicas_target,
+            placing_at=known.placing_at,
+            loading_at=known.loading_at,
+            warming_at=known.warming_at,
+            ready_at=known.ready_at,
+            failed_at=known.failed_at,
+            asleep_at=known.asleep_at,
+        ),
+        now,
+    )
+
+
+def ready() -> Progress:
+    known = step(Progress(), app("RUNNING", replica("RUNNING")), T0 + 20).progress
+    return smoke_answered(known, revision=1, now=T0 + 21)
+
+
+def test_a_start_goes_through_every_phase_in_order() -> None:
+    not_sent = replace(WANTED, sent_at=None)
+    known = step(Progress(), None, T0, wanted=not_sent).progress
+    assert phase(known, T0) == "queued"
+    known = step(known, app(), T0 + 1).progress
+    assert phase(known, T0 + 1) == "placing"
+    known = step(known, app("DEPLOYING", replica(pid=None)), T0 + 2).progress
+    assert phase(known, T0 + 2) == "placing"
+    known = step(known, app("DEPLOYING", replica()), T0 + 3).progress
+    assert phase(known, T0 + 3) == "loading"
+    reported = {"r1": {"loading": T0 + 2.5, "warming": T0 + 9}}
+    known = step(known, app("DEPLOYING", replica()), T0 + 10, replica_phases=reported).progress
+    assert phase(known, T0 + 10) == "warming" and known.warming_at == T0 + 9
+    last = step(known, app("RUNNING", replica("RUNNING")), T0 + 12)
+    assert last.needs_smoke and phase(last.progress, T0 + 12) == "warming"
+    known = smoke_answered(last.progress, revision=1, now=T0 + 13)
+    assert phase(known, T0 + 13) == "ready"
+
+
+def test_running_on_ray_is_not_ready_until_the_smoke_request_was_answered() -> None:
+    seen = step(Progress(), app("RUNNING", replica("RUNNING")), T0 + 5)
+    assert seen.progress.ready_at is None and seen.needs_smoke
+
+
+def test_a_replica_of_the_old_revision_does_not_make_the_new_one_ready() -> None:
+    old = replica("RUNNING", started=T0 - 100)
+    seen = step(Progress(), app("DEPLOYING", old), T0 + 3)
+    assert not seen.needs_smoke and phase(seen.progress, T0 + 3) == "placing"
+
+
+def test_an_app_that_still_runs_the_old_revision_is_placing() -> None:
+    seen = step(Progress(), app("RUNNING", replica("RUNNING"), revision=7), T0 + 3)
+    assert not seen.needs_smoke and phase(seen.progress, T0 + 3) == "placing"
+
+
+def test_a_failed_start_is_reported_once_and_then_left_alone() -> None:
+    seen = step(Progress(), app("DEPLOY_FAILED"), T0 + 30)
+    assert seen.failure_code == "start_failed"
+    failed = replace(seen.progress, failed_at=T0 + 30)
+    again = step(failed, app("DEPLOY_FAILED"), T0 + 31)
+    assert again.failure_code == "" and phase(again.progress, T0 + 31) == "failed"
+
+
+def test_what_ray_never_places_fails_at_the_placing_deadline() -> None:
+    known = step(Progress(), app(), T0 + 2).progress
+    assert step(known, app(), T0 + 60).failure_code == ""
+    assert step(known, app(), T0 + 62).failure_code == "not_placed"
+
+
+def test_a_start_that_never_ends_fails_at_the_start_deadline() -> None:
+    known = step(Progress(), app("DEPLOYING", replica()), T0 + 2).progress
+    assert step(known, app("DEPLOYING", replica()), T0 + 299).failure_code == ""
+    assert step(known, app("DEPLOYING", replica()), T0 + 302).failure_code == "start_timeout"
+
+
+def test_three_starts_that_died_are_enough() -> None:
+    known = step(Progress(), app("DEPLOYING", replica()), T0 + 2).progress
+    for count in (1, 2):
+        seen = step(known, app("DEPLOYING", replica(name=f"r{count}")), T0 + 10, lost_starts=1)
+        assert seen.failure_code == ""
+        known = seen.progress
+    assert step(known, app("DEPLOYING", replica(name="r9")), T0 + 30, lost_starts=1).failure_code == "gave_up"
+
+
+def test_an_idle_deployment_falls_asleep_and_wakes_with_new_times() -> None:
+    asleep = step(ready(), app("RUNNING", target=0), T0 + 100).progress
+    assert phase(asleep, T0 + 100) == "asleep"
+    assert step(asleep, app("RUNNING", target=0), T0 + 150).progress.asleep_at == T0 + 100
+    waking = step(asleep, app("RUNNING", replica(started=T0 + 199, name="r2"), target=1), T0 + 200).progress
+    assert phase(waking, T0 + 200) == "placing" and waking.placing_at == T0 + 200
+    awake = step(waking, app("RUNNING", replica("RUNNING", started=T0 + 199, name="r2")), T0 + 230)
+    assert awake.needs_smoke
+
+
+def test_a_lost_replica_is_not_called_ready_and_is_proven_again() -> None:
+    lost = step(ready(), app("UNHEALTHY", target=1), T0 + 100).progress
+    assert phase(lost, T0 + 100) == "placing" and lost.ready_at is None
+    back = step(lost, app("RUNNING", replica("RUNNING", started=T0 + 110, name="r2")), T0 + 140)
+    assert back.needs_smoke
+
+
+def test_one_lost_replica_of_two_leaves_it_ready() -> None:
+    known = step(ready(), app("UNHEALTHY", replica("RUNNING"), target=2), T0 + 100).progress
+    assert phase(known, T0 + 100) == "ready"
+
+
+def test_a_new_generation_starts_its_own_clock_and_forgets_the_failure() -> None:
+    failed = replace(ready(), failed_at=T0 + 50)
+    newer = Wanted(generation=2, revision=2, running=True, requested_at=T0 + 60, sent_at=None)
+    known = step(failed, None, T0 + 61, wanted=newer).progress
+    assert known.failed_at is None and known.placing_at is None and known.queued_at == T0 + 60
+
+
+def test_old_observations_say_unknown_and_never_ready() -> None:
+    seen = PhaseInput(
+        wants_running=True,
+        generation=1,
+        seen_generation=1,
+        observed_at=T0,
+        replicas_running=1,
+        placing_at=T0,
+        ready_at=T0,
+    )
+    assert phase_of(seen, T0 + 10) == "ready"
+    assert phase_of(seen, T0 + 31) == "unknown"
