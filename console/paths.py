@@ -20,21 +20,33 @@ def data_dir() -> Path:
 
 
 def secrets_dir() -> Path:
-    """Folder of generated secrets, created with mode 0700."""
-    folder = data_dir() / "secrets"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder
+    """Folder of generated secrets, created on demand."""
+    return _private_folder("secrets")
 
 
 def logs_dir() -> Path:
     """Folder of the supervised processes' log files, created on demand."""
-    folder = data_dir() / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return _private_folder("logs")
 
 
 def run_dir() -> Path:
     """Folder of the supervisor's lock and its record of running children, created on demand."""
-    folder = data_dir() / "run"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _private_folder("run")
+
+
+def spool_dir() -> Path:
+    """Folder where the gateway keeps usage records while Redis is away, created on demand."""
+    return _private_folder("spool")
+
+
+def redis_dir() -> Path:
+    """Folder of the embedded Redis, created on demand."""
+    return _private_folder("redis")
+
+
+def _private_folder(name: str) -> Path:
+    # The data folder holds password hashes and chats: nobody but its owner looks in.
+    data_dir().mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = data_dir() / name
+    folder.mkdir(mode=0o700, exist_ok=True)
     return folder

@@ -115,7 +115,7 @@ RAY_IS_EMBEDDED = not os.environ.get("RAYDECK_RAY_DASHBOARD_URL")
 RAY_TOKEN_FILE = secrets.ray_token_file()
 GATEWAY_URL = os.environ.get("RAYDECK_GATEWAY_URL") or f"http://127.0.0.1:{ports.port('gateway')}"
 GATEWAY_HOST = os.environ.get("RAYDECK_GATEWAY_HOST", "127.0.0.1")
-# Where serving/ lies on the cluster's nodes: this checkout for the embedded head; empty when the image has it.
+# Where serving/ lies on the cluster's nodes: this checkout for the embedded head; empty if the image has it.
 CLUSTER_PYTHONPATH = os.environ.get("RAYDECK_CLUSTER_PYTHONPATH", str(BASE_DIR) if RAY_IS_EMBEDDED else "")
 # How long a request to a sleeping deployment is held before it is told to come back later.
 WAKE_HOLD_S = float(os.environ.get("RAYDECK_WAKE_HOLD_S", "20"))
@@ -137,7 +137,7 @@ STORAGES = {
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
         if DEBUG or os.environ.get("RAYDECK_TESTING") == "1"
-        else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        else "console.static_storage.HashedStaticFiles"
     },
 }
 SESSION_COOKIE_SAMESITE = "Lax"
