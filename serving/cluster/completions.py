@@ -1,0 +1,221 @@
+"""Serves one completion: reach the engine, pass its answer on, account for it. Part of the gateway.
+
+Holds the caller while a deployment wakes, turns what Serve raises into words for callers, aborts in the
+engine when the caller goes away, and sees that exactly one usage record is made per request.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
+
+from serving.cluster import openai_errors, wire
+from serving.cluster.handles import EngineHandle, Handles, replicas_known
+from serving.cluster.replies import (
+    Send,
+    end_events,
+    send_body,
+    send_error,
+    send_event,
+    start_events,
+)
+from serving.cluster.table import ModelEntry
+from serving.cluster.timeline import Timeline
+from serving.cluster.usage import UsageRecorder
+
+log = logging.getLogger("ray.serve")
+DONE = b"data: [DONE]\n\n"
+BUSY_RETRY_S = 2
+USAGE_AFTER_ABORT_S = 2.0
+CLIENT_CLOSED_REQUEST = 499
+
+
+class Unavailable(Exception):
+    """The model cannot answer now; words and headers for the caller."""
+
+    def __init__(
+        self, message: str, *, code: str, status: int = 503, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class Completions:
+    """Serves completions of one gateway replica."""
+
+    def __init__(self, *, handles: Handles, recorder: UsageRecorder) -> None:
+        self._handles = handles
+        self._recorder = recorder
+        self._afterwards: set[asyncio.Task[None]] = set()
+
+    async def serve(self, entry: ModelEntry, line: Timeline, body: bytes, send: Send) -> None:
+        """Answers the caller and makes the usage record, whatever happens."""
+        try:
+            handle = await self._ready_handle(entry, line)
+            line.handed_over = time.monotonic()
+            if line.stream:
+                await self._stream(handle, line, body, send)
+            else:
+                await self._unary(handle, line, body, send)
+        except Unavailable as error:
+            self._finish(line, status=error.status, outcome="refused", error_class=error.code)
+            await send_error(
+                send,
+                error.status,
+                error.message,
+                code=error.code,
+                request_id=line.request_id,
+                retry_after_s=error.retry_after_s,
+            )
+
+    async def finish(self) -> None:
+        """Waits for the records of requests that were aborted a moment ago."""
+        if self._afterwards:
+            await asyncio.wait(self._afterwards, timeout=USAGE_AFTER_ABORT_S)
+
+    async def _ready_handle(self, entry: ModelEntry, line: Timeline) -> EngineHandle:
+        """The handle of a model with at least one replica. Raises Unavailable."""
+        if entry.state != "serve":
+            raise _not_serving(entry)
+        handle = self._handles.of(entry)
+        if replicas_known(handle) != 0:
+            return handle
+        began = time.monotonic()
+        try:
+            is_up = await self._handles.wait_for_replica(entry, timeout_s=entry.hold_s)
+        except asyncio.CancelledError:
+            line.held_s = time.monotonic() - began
+            self._finish(
+                line, status=CLIENT_CLOSED_REQUEST, outcome="aborted", error_class="client_disconnected"
+            )
+            raise
+        except Exception as error:
+            raise self._translated(error, entry) from None
+        line.held_s = time.monotonic() - began
+        line.woke = line.held_s > 1.0
+        if not is_up:
+            raise Unavailable(
+                f"The model `{entry.name}` is starting. Try again in a moment.",
+                code="model_starting",
+                retry_after_s=self._handles.retry_after_s(entry),
+            )
+        return handle
+
+    async def _unary(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
+        response = handle.unary.remote(line.path, line.request_id, body)
+        try:
+            line.meta, answer = wire.unpack(await response)
+        except (asyncio.CancelledError, RequestCancelledError):
+            self._abort(response, handle, line)
+            raise asyncio.CancelledError from None
+        except Exception as error:
+            raise self._translated(error, line) from None
+        status = int(line.meta.get("status") or 200)
+        outcome = "ok" if status < 400 else "refused" if status < 500 else "error"
+        self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
+        await send_body(send, answer, status=status, request_id=line.request_id)
+
+    async def _stream(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
+        items = handle.stream.remote(line.path, line.request_id, body)
+        started = False
+        error_class = None
+        try:
+            async for item in items:
+                kind = item[0]
+                if kind == wire.META:
+                    line.meta = json.loads(item[1:])
+                    continue
+                if kind == wire.REFUSAL and not started:
+                    await self._refused(item, line, send)
+                    return
+                if kind == wire.REFUSAL:
+                    item, error_class = _engine_stopped(), "engine_failed"
+                if not started:
+                    started = True
+                    await start_events(send, request_id=line.request_id)
+                if openai_errors.is_error_event(item):
+                    error_class = "engine_failed"
+                elif item != DONE:
+                    line.event(time.monotonic())
+                await send_event(send, item)
+        except (asyncio.CancelledError, RequestCancelledError):
+            self._abort(items, handle, line)
+            raise asyncio.CancelledError from None
+        except Exception as error:
+            translated = self._translated(error, line)
+            if not started:
+                raise translated from None
+            error_class = translated.code
+            await send_event(send, _engine_stopped())
+            await send_event(send, DONE)
+        outcome = "error" if error_class else "ok"
+        self._finish(line, status=500 if error_class else 200, outcome=outcome, error_class=error_class)
+        await end_events(send)
+
+    async def _refused(self, item: bytes, line: Timeline, send: Send) -> None:
+        line.meta, answer = wire.unpack(item[1:])
+        status = int(line.meta.get("status") or 500)
+        outcome = "refused" if status < 500 else "error"
+        self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
+        await send_body(send, answer, status=status, request_id=line.request_id)
+
+    def _abort(self, response: Any, handle: EngineHandle, line: Timeline) -> None:
+        """The caller is gone: stop the engine's work now, account for it afterwards."""
+        response.cancel()
+        self._later(self._record_aborted(handle, line))
+
+    async def _record_aborted(self, handle: EngineHandle, line: Timeline) -> None:
+        ended = time.monotonic()
+        try:
+            async with asyncio.timeout(USAGE_AFTER_ABORT_S):
+                line.meta = json.loads(await handle.usage_of.remote(line.request_id))
+        except Exception as error:  # the record is made all the same, without token counts
+            log.info("no figures for an aborted request: %s", type(error).__name__)
+        self._recorder.add(
+            line.record(
+                ended, status=CLIENT_CLOSED_REQUEST, outcome="aborted", error_class="client_disconnected"
+            )
+        )
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._afterwards.add(task)
+        task.add_done_callback(self._afterwards.discard)
+
+    def _finish(self, line: Timeline, *, status: int, outcome: str, error_class: str | None) -> None:
+        self._recorder.add(
+            line.record(time.monotonic(), status=status, outcome=outcome, error_class=error_class)
+        )
+
+    def _translated(self, error: Exception, about: ModelEntry | Timeline) -> Unavailable:
+        """What Serve or Ray raised, in words for callers; the original goes to the log by class only."""
+        name = about.name if isinstance(about, ModelEntry) else about.deployment
+        if isinstance(error, BackPressureError):
+            return Unavailable(
+                f"The model `{name}` has too many requests waiting. Try again in a moment.",
+                code="rate_limit_exceeded",
+                status=429,
+                retry_after_s=BUSY_RETRY_S,
+            )
+        if isinstance(error, DeploymentUnavailableError):
+            return Unavailable(f"The model `{name}` failed to start.", code="model_failed")
+        log.warning("engine call failed: deployment=%s error=%s", name, type(error).__name__)
+        return Unavailable(openai_errors.ENGINE_STOPPED, code="engine_failed", retry_after_s=BUSY_RETRY_S)
+
+
+def _not_serving(entry: ModelEntry) -> Unavailable:
+    what = "has failed to start" if entry.state == "failed" else "is stopped"
+    reason = entry.public_reason()
+    message = f"The model `{entry.name}` {what}{': ' + reason if reason else '.'}"
+    return Unavailable(message, code="model_failed" if entry.state == "failed" else "model_stopped")
+
+
+def _engine_stopped() -> bytes:
+    return openai_errors.error_event(openai_errors.ENGINE_STOPPED, code="engine_failed")

@@ -1,0 +1,280 @@
+"""The Serve deployment `engine`: one vLLM engine in one replica, driven over a deployment handle.
+
+The constructor imports vLLM, starts the engine, answers a warm-up request and only then returns, so a replica
+that Serve calls RUNNING has generated tokens. Requests arrive as the caller's own bytes; pydantic reads them
+once, here. Module level imports stay light: the build task imports this file too. Private parts of Ray
+and vLLM are touched in this file, loopback.py and worker_facts.py only (versions are pinned).
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from serving.cluster import openai_errors, wire
+from serving.cluster.loopback import bind_replica_port_to_node_address
+from serving.cluster.metering import Meter, current_meter, metered
+from serving.cluster.phases import ReplicaReport, process_memory_bytes
+from serving.cluster.root_cause import cause_of, is_consequence, root_cause
+from serving.cluster.topology import cpu_environment
+
+log = logging.getLogger("ray.serve")
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+REMEMBERED_ABORTS = 2000
+WARM_UP_TOKENS = 4
+# 4 MB of output are far more than any start writes; the cause stands near its end.
+OUTPUT_TAIL_BYTES = 4_000_000
+
+
+class EngineStartFailed(RuntimeError):
+    """The engine did not start; the message ends with the root cause, marked `raydeck-cause:`."""
+
+
+class Engine:
+    """One replica. Methods are called by the gateway through a handle; all take and give bytes."""
+
+    async def __init__(self, args: dict[str, Any]) -> None:
+        bind_replica_port_to_node_address()
+        context = serve.get_replica_context()
+        self._name = str(args["deployment"])
+        self._replica = context.replica_id.unique_id
+        self._aborted: OrderedDict[str, Meter] = OrderedDict()
+        self._report = ReplicaReport(
+            deployment=self._name, revision=int(args["revision"]), replica=self._replica
+        )
+        self._report.phase("loading")
+        self._publishing = asyncio.create_task(self._report.publish_for_ever())
+        try:
+            # In a thread: Serve asks this process for its pid and log file while vLLM is being imported.
+            self._engine = await asyncio.to_thread(_make_engine, args)
+            await self._engine.start()
+            client = self._engine._engine_client
+            client.generate = metered(client.generate)
+            self._report.phase("warming")
+            await self._warm_up()
+            await self._report_facts(client)
+        except Exception as error:
+            raise EngineStartFailed(f"raydeck-cause: {_start_failure(error)}") from error
+        self._report.phase("ready")
+
+    async def unary(self, path: str, request_id: str, body: bytes) -> bytes:
+        """Answers one request without streaming: a frame of wire.py."""
+        meter = Meter(self._replica)
+        current_meter.set(meter)
+        try:
+            request = self._read_request(path, body, request_id)
+            answer = await anext(self._answers(path, request))
+            if _is_refusal(answer):
+                return wire.pack(*self._refused(meter, answer))
+            return wire.pack(meter.meta(), answer.model_dump_json(exclude_none=False).encode())
+        except ValueError as error:
+            return wire.pack(meter.meta(status=400, error_class="invalid_request"), _invalid(error))
+        except asyncio.CancelledError:
+            self._remember(request_id, meter)
+            raise
+        except Exception as error:
+            return wire.pack(*_failed(meter, error))
+
+    async def stream(self, path: str, request_id: str, body: bytes) -> AsyncIterator[bytes]:
+        """Answers one request as items of wire.py, each sent the moment the engine has it."""
+        meter = Meter(self._replica)
+        current_meter.set(meter)
+        error_class = None
+        complete = False
+        try:
+            request = self._read_request(path, body, request_id)
+            async with contextlib.aclosing(self._answers(path, request)) as answers:
+                async for answer in answers:
+                    if not isinstance(answer, str):
+                        yield wire.refusal(*self._refused(meter, answer))
+                        complete = True
+                        return
+                    event = answer.encode()
+                    if openai_errors.is_error_event(event):
+                        error_class = "engine_failed"
+                        event = openai_errors.error_event(openai_errors.ENGINE_STOPPED, code=error_class)
+                    yield event
+            complete = True
+            yield wire.closing(meter.meta(status=500 if error_class else 200, error_class=error_class))
+        except ValueError as error:
+            complete = True
+            yield wire.refusal(meter.meta(status=400, error_class="invalid_request"), _invalid(error))
+        except Exception as error:
+            complete = True
+            yield wire.refusal(*_failed(meter, error))
+        finally:
+            if not complete:
+                self._remember(request_id, meter)
+
+    async def usage_of(self, request_id: str) -> bytes:
+        """Figures of a request that was aborted here; empty JSON when it is not known."""
+        meter = self._aborted.pop(request_id, None)
+        return json.dumps(meter.meta() if meter else {}).encode()
+
+    async def ping(self) -> bytes:
+        """Does nothing; a call that waits for a replica is what wakes a sleeping deployment."""
+        return b"{}"
+
+    async def check_health(self) -> None:
+        """Serve's hook: raises when the engine's processes are gone, and Serve replaces the replica."""
+        await self._engine.check_health()
+
+    def _read_request(self, path: str, body: bytes, request_id: str) -> Any:
+        request = self._request_types[path].model_validate_json(body)
+        request.request_id = request_id
+        return request
+
+    @property
+    def _request_types(self) -> dict[str, Any]:
+        from ray.llm._internal.serve.core.configs.openai_api_models import (
+            ChatCompletionRequest,
+            CompletionRequest,
+        )
+
+        return {CHAT: ChatCompletionRequest, COMPLETIONS: CompletionRequest}
+
+    def _answers(self, path: str, request: Any) -> AsyncIterator[Any]:
+        return self._engine.chat(request) if path == CHAT else self._engine.completions(request)
+
+    def _refused(self, meter: Meter, answer: Any) -> tuple[wire.Meta, bytes]:
+        status = int(getattr(answer.error, "code", 500) or 500)
+        if status >= 500:
+            log.error("engine refused a request: status=%s", status)
+            return meter.meta(status=500, error_class="engine_failed"), _engine_failed()
+        message = " ".join(str(answer.error.message).split())
+        body = openai_errors.error_body(message, param=getattr(answer.error, "param", None))
+        return meter.meta(status=status, error_class="invalid_request"), body
+
+    def _remember(self, request_id: str, meter: Meter) -> None:
+        self._aborted[request_id] = meter
+        while len(self._aborted) > REMEMBERED_ABORTS:
+            self._aborted.popitem(last=False)
+
+    async def _warm_up(self) -> None:
+        """Generates a few tokens the way callers will, so that none of them pays for first-time work.
+
+        A model without a chat template refuses the chat; the completion must succeed.
+        """
+        shared = {"model": self._name, "max_tokens": WARM_UP_TOKENS, "stream": True}
+        chat = {**shared, "messages": [{"role": "user", "content": "Hello"}]}
+        completion = {**shared, "prompt": "Hello"}
+        for path, body in ((CHAT, chat), (COMPLETIONS, completion)):
+            items = [
+                item async for item in self.stream(path, f"warm-up-{path[4:8]}", json.dumps(body).encode())
+            ]
+            meta = json.loads(items[-1][1:]) if items and items[-1][0] == wire.META else None
+            if path == COMPLETIONS and (meta is None or not meta["completion_tokens"]):
+                raise RuntimeError("The engine started but generated nothing for the warm-up request.")
+
+    async def _report_facts(self, client: Any) -> None:
+        ranks = await client.collective_rpc("raydeck_memory")
+        cache = client.vllm_config.cache_config
+        blocks = int(cache.num_gpu_blocks or 0)
+        facts = {
+            "weights_bytes": sum(rank["weights_bytes"] for rank in ranks),
+            "kv_cache_bytes": sum(rank["kv_cache_bytes"] for rank in ranks),
+            "kv_cache_blocks": blocks,
+            "block_size_tokens": int(cache.block_size),
+            "kv_cache_tokens": blocks * int(cache.block_size),
+            "process_memory_bytes": await asyncio.to_thread(process_memory_bytes, os.getpid()),
+        }
+        self._report.facts(facts)
+
+
+def _make_engine(args: dict[str, Any]) -> Any:
+    """Imports vLLM (7 s) and describes the engine; nothing is loaded yet."""
+    tensor, pipeline = int(args["tensor_parallel_size"]), int(args["pipeline_parallel_size"])
+    on_cpu = args.get("accelerator_type") is None
+    if on_cpu:
+        wanted = cpu_environment(tensor_parallel_size=tensor, pipeline_parallel_size=pipeline)
+        os.environ.update({**wanted, **{k: str(v) for k, v in (args.get("env") or {}).items()}})
+
+    from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+
+    source = str(args["model_source"])
+    config: dict[str, Any] = {
+        "model_loading_config": {"model_id": args["deployment"], "model_source": source},
+        "engine_kwargs": engine_arguments(args),
+        "log_engine_metrics": True,
+    }
+    if on_cpu:
+        config["placement_group_config"] = {"bundles": [{"CPU": 1}] * (tensor * pipeline)}
+    else:
+        config["accelerator_type"] = args["accelerator_type"]
+    if "://" not in source:
+        # A folder, or a hub id that vLLM fetches itself: the download task would import vLLM once more.
+        config["callback_config"] = {"callback_class": "serving.cluster.callbacks.SkipNodeInit"}
+    return VLLMEngine(LLMConfig(**config))
+
+
+def engine_arguments(args: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's arguments from the document's: the operator's own, then what the revision fixes."""
+    tensor, pipeline = int(args["tensor_parallel_size"]), int(args["pipeline_parallel_size"])
+    arguments = {
+        **(args.get("engine_kwargs") or {}),
+        "tensor_parallel_size": tensor,
+        "pipeline_parallel_size": pipeline,
+        "dtype": args.get("dtype") or "auto",
+        "max_model_len": int(args["max_model_len"]),
+        "worker_extension_cls": "serving.cluster.worker_facts.WorkerFacts",
+        "enable_prompt_tokens_details": True,
+    }
+    if args.get("hub_revision"):
+        arguments["revision"] = args["hub_revision"]
+    if args.get("accelerator_type") is None and pipeline == 1:
+        # Compiling costs 13 s and gains nothing on CPU here; with stages it is needed (topology.py).
+        arguments.setdefault("enforce_eager", True)
+    return arguments
+
+
+def _is_refusal(answer: Any) -> bool:
+    return hasattr(answer, "error") and not hasattr(answer, "choices")
+
+
+def _invalid(error: ValueError) -> bytes:
+    """A 400 from a validation error: the first complaint and the field it is about."""
+    details = getattr(error, "errors", None)
+    if not callable(details):
+        return openai_errors.error_body(" ".join(str(error).split()))
+    first = details(include_url=False, include_context=False, include_input=False)[0]
+    field = ".".join(str(part) for part in first["loc"]) or None
+    message = " ".join(str(first["msg"]).split())
+    return openai_errors.error_body(f"{field}: {message}" if field else message, param=field)
+
+
+def _failed(meter: Meter, error: Exception) -> tuple[wire.Meta, bytes]:
+    log.error("engine failed on a request: %s", type(error).__name__)
+    return meter.meta(status=500, error_class="engine_failed"), _engine_failed()
+
+
+def _engine_failed() -> bytes:
+    return openai_errors.error_body(
+        openai_errors.ENGINE_FAILED, type_=openai_errors.SERVER_ERROR, code="engine_failed"
+    )
+
+
+def _start_failure(error: Exception) -> str:
+    """The root cause of a failed start: this exception's, or what a child process has written."""
+    own = cause_of(error)
+    if not is_consequence(own):
+        return own
+    for descriptor in (2, 1):  # vLLM's children write where this process writes
+        try:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+            with path.open("rb") as stream:
+                stream.seek(max(0, path.stat().st_size - OUTPUT_TAIL_BYTES))
+                found = root_cause(stream.read().decode(errors="replace"))
+        except OSError:  # a terminal or a pipe
+            continue
+        if found:
+            return found
+    return own

@@ -1,0 +1,81 @@
+"""Sends ASGI answers: JSON, errors in OpenAI's form, the head of an event stream. Pure ASGI, no framework."""
+
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from serving.cluster.openai_errors import INVALID_REQUEST, SERVER_ERROR, error_body
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Scope = MutableMapping[str, Any]
+JSON = b"application/json"
+EVENTS = b"text/event-stream; charset=utf-8"
+
+
+async def send_json(send: Send, value: Any, *, status: int = 200, request_id: str | None = None) -> None:
+    """A whole JSON answer."""
+    await send_body(send, json.dumps(value).encode(), status=status, request_id=request_id)
+
+
+async def send_body(
+    send: Send,
+    body: bytes,
+    *,
+    status: int = 200,
+    request_id: str | None = None,
+    retry_after_s: int | None = None,
+    extra: tuple[tuple[bytes, bytes], ...] = (),
+) -> None:
+    """A whole answer whose body is JSON already."""
+    headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode()), *extra]
+    if request_id is not None:
+        headers.append((b"x-request-id", request_id.encode()))
+    if retry_after_s is not None:
+        headers.append((b"retry-after", str(retry_after_s).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(
+    send: Send,
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    request_id: str | None = None,
+    retry_after_s: int | None = None,
+) -> None:
+    """An error in OpenAI's form; the type follows from the status."""
+    type_ = INVALID_REQUEST if status < 500 else SERVER_ERROR
+    extra = ((b"www-authenticate", b"Bearer"),) if status == 401 else ()
+    await send_body(
+        send,
+        error_body(message, type_=type_, code=code, param=param),
+        status=status,
+        request_id=request_id,
+        retry_after_s=retry_after_s,
+        extra=extra,
+    )
+
+
+async def start_events(send: Send, *, request_id: str) -> None:
+    """The head of an event stream; proxies on the way are asked not to collect it."""
+    headers = [
+        (b"content-type", EVENTS),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+        (b"x-request-id", request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def send_event(send: Send, event: bytes) -> None:
+    """One event, on its own."""
+    await send({"type": "http.response.body", "body": event, "more_body": True})
+
+
+async def end_events(send: Send) -> None:
+    """The end of the stream."""
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
