@@ -1,0 +1,160 @@
+"""The registry of models: list, register, facts, edit, read again, remove."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from django.contrib import messages
+from django.db.models import Count
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import path
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from console import actions, model_facts, states
+from console.auth import require, role_allows
+from console.model_forms import EditForm, RegisterForm
+from console.models import RegisteredModel
+from serving.errors import Conflict, InUse, RaydeckError
+
+
+@require("viewer")
+@require_GET
+def model_list(request: HttpRequest) -> HttpResponse:
+    """Every registered model with its facts and problems; `?q=` filters by name, architecture or source."""
+    wanted = request.GET.get("q", "").strip().lower()
+    found = RegisteredModel.objects.annotate(deployment_count=Count("deployments"))
+    rows = [_row(model) for model in found]
+    shown = [row for row in rows if wanted in row["searched"]]
+    context = {"rows": shown, "total": len(rows), "q": request.GET.get("q", "").strip()}
+    return render(request, "models/list.html", context)
+
+
+@require("operator")
+@require_http_methods(["GET", "HEAD", "POST"])
+def model_new(request: HttpRequest) -> HttpResponse:
+    """Register a model; a folder is read at once."""
+    form = RegisterForm(request.POST or None, initial={"source_kind": "folder"})
+    if request.method != "POST":
+        return render(request, "models/form.html", {"form": form})
+    if form.is_valid():
+        try:
+            model = actions.register_model(actor=_actor(request), **form.values())
+        except RaydeckError as error:
+            form.refuse(error)
+        else:
+            messages.success(request, f"{model.name} is registered.")
+            return redirect("model", name=model.name)
+    return render(request, "models/form.html", {"form": form}, status=400)
+
+
+@require("viewer")
+@require_GET
+def model_detail(request: HttpRequest, name: str) -> HttpResponse:
+    """One model: facts, problems, and the deployments that use it."""
+    return _detail(request, get_object_or_404(RegisteredModel, name=name))
+
+
+@require("operator")
+@require_http_methods(["GET", "HEAD", "POST"])
+def model_edit(request: HttpRequest, name: str) -> HttpResponse:
+    """Change where a model comes from; told, and nothing lost, when somebody else was faster."""
+    model = get_object_or_404(RegisteredModel, name=name)
+    if request.method != "POST":
+        return render(request, "models/form.html", {"form": EditForm.of(model), "model": model})
+    form = EditForm(request.POST, has_stored_token=model.has_hub_token)
+    conflict: dict[str, Any] | None = None
+    if form.is_valid():
+        values = form.values()
+        try:
+            actions.edit_model(
+                actor=_actor(request), model=model, expected_version=values.pop("expected_version"), **values
+            )
+        except Conflict as error:
+            form.refuse(error)
+            conflict = dict(error.current)
+        except RaydeckError as error:
+            form.refuse(error)
+        else:
+            messages.success(request, f"{name} is saved.")
+            return redirect("model", name=name)
+    context = {"form": form, "model": model, "conflict": conflict}
+    return render(request, "models/form.html", context, status=409 if conflict is not None else 400)
+
+
+@require("operator")
+@require_POST
+def model_inspect(request: HttpRequest, name: str) -> HttpResponse:
+    """Read a folder's files again."""
+    model = get_object_or_404(RegisteredModel, name=name)
+    try:
+        actions.inspect_model(actor=_actor(request), model=model)
+    except RaydeckError as error:
+        return _detail(request, model, refusal=error.message, status=400)
+    messages.success(request, f"The files of {name} were read again.")
+    return redirect("model", name=name)
+
+
+@require("operator")
+@require_POST
+def model_delete(request: HttpRequest, name: str) -> HttpResponse:
+    """Remove a model from the registry: typed name, and no deployment may use it. Its files stay."""
+    model = get_object_or_404(RegisteredModel, name=name)
+    if request.POST.get("typed_name", "").strip() != name:
+        return _detail(request, model, typed_error=f"Type {name} to confirm; it was not removed.", status=400)
+    try:
+        actions.delete_model(actor=_actor(request), model=model)
+    except InUse as error:
+        return _detail(request, model, refusal=error.message, status=409)
+    messages.success(request, f"{name} was removed from the registry. Its files were left alone.")
+    return redirect("models")
+
+
+def _row(model: RegisteredModel) -> dict[str, Any]:
+    facts = model.facts
+    searched = " ".join((model.name, str(facts.get("architecture") or ""), model.source, model.note)).lower()
+    return {
+        "model": model,
+        "facts": facts,
+        "heads": model_facts.heads(facts),
+        "kv_per_thousand": model_facts.kv_per_thousand(facts),
+        "level": model_facts.worst_level(model.problems),
+        "problems": model.problems,
+        "searched": searched,
+    }
+
+
+def _detail(
+    request: HttpRequest,
+    model: RegisteredModel,
+    *,
+    refusal: str = "",
+    typed_error: str = "",
+    status: int = 200,
+) -> HttpResponse:
+    used_by = [state for state in states.deployment_states(time.time()) if state["model"] == model.name]
+    context = {
+        "model": model,
+        "facts": model_facts.fact_rows(model.facts),
+        "level": model_facts.worst_level(model.problems),
+        "used_by": used_by,
+        "refusal": refusal,
+        "typed_error": typed_error,
+        "may_change": role_allows(request.user.role, "operator"),  # type: ignore[union-attr]
+    }
+    return render(request, "models/detail.html", context, status=status)
+
+
+def _actor(request: HttpRequest) -> actions.Actor:
+    return actions.Actor(request.user, "page")  # type: ignore[arg-type]
+
+
+urlpatterns = [
+    path("models/", model_list, name="models"),
+    path("models/new/", model_new, name="model-new"),
+    path("models/<str:name>/", model_detail, name="model"),
+    path("models/<str:name>/edit/", model_edit, name="model-edit"),
+    path("models/<str:name>/inspect/", model_inspect, name="model-inspect"),
+    path("models/<str:name>/delete/", model_delete, name="model-delete"),
+]

@@ -1,0 +1,39 @@
+// Small pieces for figures under a reply and in the summary beside the chat.
+import { ms, usd } from './fmt.js';
+
+export const MISSING_TEXT = '–';
+
+/** <span title>label <b>value</b> unit</span> */
+export function figure(label, value, title, unit = '') {
+  const span = document.createElement('span');
+  span.title = title;
+  const strong = document.createElement('b');
+  strong.textContent = value;
+  span.append(...(label ? [`${label} `] : []), strong, ...(unit ? [`\u00a0${unit}`] : []));
+  return span;
+}
+
+/** Money of one reply: five decimals below a cent. */
+export function usdShort(amount) {
+  return amount === null || amount === undefined ? MISSING_TEXT : usd(amount);
+}
+
+export function median(values) {
+  const known = values.filter((value) => typeof value === 'number').sort((a, b) => a - b);
+  if (!known.length) return null;
+  const middle = known.length >> 1;
+  return known.length % 2 ? known[middle] : (known[middle - 1] + known[middle]) / 2;
+}
+
+/** Totals of a chat, from the stats of its answers. */
+export function summary(all) {
+  const stats = all.filter((one) => typeof one.e2e_s === 'number');
+  const priced = stats.filter((one) => one.cost_usd !== null && one.cost_usd !== undefined);
+  return {
+    ttft: ms(median(stats.map((one) => one.ttft_s))),
+    tpot: ms(median(stats.map((one) => one.tpot_s))),
+    output: stats.length ? stats.reduce((sum, one) => sum + (one.completion_tokens ?? 0), 0).toLocaleString('en-US')
+      : MISSING_TEXT,
+    cost: priced.length ? usd(priced.reduce((sum, one) => sum + Number(one.cost_usd), 0)) : MISSING_TEXT,
+  };
+}
