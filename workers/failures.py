@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from serving.failure import root_cause
+
 from console.models import Deployment
 from serving.client import RayClient
 from serving.errors import NotPlaceable, RaydeckError
-from serving.failure import root_cause
-from serving.observed import SeenApp
+from serving.observed import SeenApp, SeenReplica
 
 log = logging.getLogger(__name__)
 
@@ -54,14 +55,18 @@ def _engine_output(ray: RayClient, app: SeenApp | None) -> str:
     """What the replicas' processes printed: vLLM's own reason is there, not in Serve's message."""
     if app is None:
         return ""
-    texts = []
-    for replica in (*app.replicas, *app.dead_replicas)[-2:]:
-        if not replica.worker_id:
-            continue
-        try:
-            texts += ray.get_worker_output(
-                node_id=replica.node_id, worker_id=replica.worker_id, lines=LOG_LINES
-            )
-        except RaydeckError as error:
-            log.info("no engine output replica=%s error=%s", replica.replica_id, error.message[:120])
-    return "\n".join(texts)
+    return "\n".join(
+        text
+        for replica in (*app.replicas, *app.dead_replicas)[-2:]
+        if replica.worker_id and replica.node_id
+        for text in _worker_texts(ray, replica)
+    )
+
+
+def _worker_texts(ray: RayClient, replica: SeenReplica) -> list[str]:
+    try:
+        names = ray.list_logs(replica.node_id, f"worker-{replica.worker_id}*")
+        return [ray.get_log_tail(replica.node_id, name, lines=LOG_LINES) for name in names]
+    except RaydeckError as error:
+        log.info("no engine output replica=%s error=%s", replica.replica_id, error.message[:120])
+        return []

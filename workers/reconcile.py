@@ -30,7 +30,7 @@ from serving.render import GATEWAY_APP, app_name, digest_of
 from serving.spec import DeploymentSpec
 from workers import lease, observe
 from workers.failures import failure_of, unplaceable
-from workers.ray import ray_client, replica_phases
+from workers.ray import node_json, ray_client, replica_phases
 from workers.smoke import smoke
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ def reconcile_once(ray: RayClient, *, token: int) -> bool:
     try:
         apps = read_apps(ray.get_serve_state())
         nodes = ray.get_nodes()
+        version = ray.version().ray
     except RaydeckError as error:
         observe.write_cluster(token=token, now=time.time(), reachable=False, error=error.message[:500])
         return False
@@ -76,8 +77,8 @@ def reconcile_once(ray: RayClient, *, token: int) -> bool:
         reachable=True,
         error="",
         observed_at=now,
-        nodes=[node.as_json() for node in nodes],
-        ray_version=ray.version(),
+        nodes=[node_json(node) for node in nodes],
+        ray_version=version,
         gateway_status=apps[GATEWAY_APP].status if GATEWAY_APP in apps else "",
     )
     lost = observe.write_replicas(apps, token=token, now=now)
@@ -179,9 +180,7 @@ def _refuse_unplaceable(*, token: int) -> None:
             progress = Progress(
                 generation=deployment.generation, queued_at=deployment.requested_at, failed_at=now
             )
-            observe.write_progress(
-                deployment, progress, failure=unplaceable(error), token=token, now=now
-            )
+            observe.write_progress(deployment, progress, failure=unplaceable(error), token=token, now=now)
 
 
 def _follow_all(

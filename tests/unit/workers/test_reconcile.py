@@ -1,0 +1,322 @@
+"""The reconciler against a cluster whose every move the test decides; rows, events and PUTs are counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from console import actions, states
+from console.events import SYSTEM
+from console.models import (
+    ApiKey,
+    ClusterStatus,
+    Deployment,
+    DeploymentStatus,
+    Event,
+    RegisteredModel,
+    Replica,
+)
+from serving.client import RayClient
+from tests.unit.workers.fake_ray import FakeRay
+from workers import lease
+from workers.observe import LeaseLost
+from workers.reconcile import reconcile_once
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def ray() -> Iterator[FakeRay]:
+    fake = FakeRay()
+    before = settings.GATEWAY_URL
+    settings.GATEWAY_URL = fake.url
+    yield fake
+    settings.GATEWAY_URL = before
+    fake.close()
+
+
+@pytest.fixture
+def model(db: None) -> RegisteredModel:
+    return RegisteredModel.objects.create(name="demo", source_kind="folder", source="/m", facts={})
+
+
+class Reconciler:
+    """Holds the lease and makes passes."""
+
+    def __init__(self, ray: FakeRay) -> None:
+        self.client = RayClient(ray.url)
+        token = lease.acquire("reconciler", holder="test", ttl_s=600, now=time.time())
+        assert token is not None
+        self.token = token
+
+    def __call__(self, passes: int = 1) -> bool:
+        under_way = False
+        for _ in range(passes):
+            under_way = reconcile_once(self.client, token=self.token)
+        return under_way
+
+
+@pytest.fixture
+def reconcile(ray: FakeRay) -> Iterator[Reconciler]:
+    one = Reconciler(ray)
+    yield one
+    one.client.close()
+
+
+def deploy(name: str = "chat", **changes: Any) -> Deployment:
+    values: dict[str, Any] = {"engine": {"max_model_len": 1024}, "capacity": {}}
+    return actions.create_deployment(actor=SYSTEM, name=name, model="demo", **{**values, **changes})
+
+
+def phase(name: str = "chat") -> str:
+    row = Deployment.objects.select_related("status").get(name=name)
+    return states.phase_now(row, time.time())
+
+
+def make_ready(ray: FakeRay, reconcile: Reconciler, name: str = "chat") -> None:
+    reconcile()
+    ray.finish(f"model-{name}")
+    reconcile()
+    assert phase(name) == "ready"
+
+
+def test_an_empty_console_sends_the_gateway_once(ray: FakeRay, reconcile: Reconciler) -> None:
+    reconcile(3)
+    assert len(ray.puts) == 1
+    assert [app["name"] for app in ray.puts[0]["applications"]] == ["gateway"]
+    assert ClusterStatus.objects.get().gateway_status == "RUNNING"
+
+
+def test_a_deployment_is_followed_to_ready_with_one_put_and_one_event_a_phase(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    assert reconcile() is True
+    assert phase() == "placing"
+    ray.place("model-chat")
+    reconcile()
+    assert phase() == "loading"
+    ray.finish("model-chat")
+    ray.smoke_status = 503
+    assert reconcile() is True
+    assert phase() == "warming"
+    assert "not yet" in DeploymentStatus.objects.get().message
+    ray.smoke_status = 200
+    assert reconcile() is False
+    assert phase() == "ready"
+    reconcile(3)
+    assert len(ray.puts) == 1 and ray.smokes == ["chat", "chat"]
+    kinds = list(Event.objects.filter(source="system").order_by("id").values_list("kind", flat=True))
+    phases = [k for k in kinds if k.split(".")[1] in ("placing", "loading", "warming", "ready")]
+    assert phases == ["deployment.placing", "deployment.loading", "deployment.warming", "deployment.ready"]
+
+
+def test_timeline_seconds_add_up_to_the_time_to_ready(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    state = states.deployment_state(Deployment.objects.get(), time.time())
+    parts = [row["seconds"] for row in state["phases"] if row["name"] != "ready"]
+    assert sum(parts) == pytest.approx(state["ready_in_s"], abs=1e-3)
+
+
+def test_capacity_and_keys_are_sent_without_touching_the_replica(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    version = deploy().version
+    make_ready(ray, reconcile)
+    before = Replica.objects.get().replica_id
+    actions.edit_deployment(actor=SYSTEM, name="chat", expected_version=version, capacity={"max_replicas": 2})
+    actions.create_key(actor=SYSTEM, name="ci")
+    reconcile(2)
+    assert len(ray.puts) == 2
+    assert Replica.objects.get(ended_at=None).replica_id == before and phase() == "ready"
+    table = ray.puts[-1]["applications"][0]["deployments"][0]["user_config"]["keys"]
+    assert set(table) == set(ApiKey.objects.values_list("digest", flat=True))
+
+
+def test_an_engine_edit_is_proven_again_and_bills_both_replicas(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    version = deploy().version
+    make_ready(ray, reconcile)
+    actions.edit_deployment(
+        actor=SYSTEM, name="chat", expected_version=version, engine={"max_model_len": 512}
+    )
+    reconcile()
+    assert phase() == "placing"
+    ray.finish("model-chat")
+    reconcile()
+    assert phase() == "ready" and len(ray.smokes) == 2
+    assert DeploymentStatus.objects.get().revision == 2
+    old, new = Replica.objects.order_by("pk")
+    assert old.ended_at is not None and new.ended_at is None
+    assert (old.revision, new.revision) == (1, 2)
+
+
+def test_stop_frees_it_and_start_brings_it_back(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    actions.stop_deployment(actor=SYSTEM, name="chat")
+    reconcile(2)
+    assert "model-chat" not in ray.apps and phase() == "stopped"
+    assert not Replica.objects.filter(ended_at=None).exists()
+    gateway = ray.apps["gateway"]["deployed_app_config"]["deployments"][0]["user_config"]["models"]["chat"]
+    assert gateway["state"] == "stopped" and gateway["reason"]
+    actions.start_deployment(actor=SYSTEM, name="chat")
+    make_ready(ray, reconcile)
+
+
+def test_delete_removes_the_app_and_ends_the_bill(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    actions.delete_deployment(actor=SYSTEM, name="chat")
+    reconcile(2)
+    assert set(ray.apps) == {"gateway"}
+    assert Replica.objects.get().ended_at is not None
+
+
+def test_a_failure_shows_the_engines_own_line_frees_the_app_and_is_not_repeated(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    reconcile()
+    ray.place("model-chat")
+    ray.logs["worker-worker1-01-4711.err"] = (
+        "(EngineCore pid=77) ERROR 11-22 08:29:56 [core.py:1102] ValueError: Unknown engine argument: max_model_lenn\n"
+        "RuntimeError: Engine core initialization failed. See root cause above.\n"
+    )
+    reconcile()
+    ray.fail("model-chat", "RuntimeError: Engine core initialization failed. See root cause above.")
+    reconcile()
+    assert phase() == "failed"
+    failure = DeploymentStatus.objects.get().failure
+    assert "max_model_lenn" in failure["cause"] and "See root cause" not in failure["cause"]
+    reconcile()
+    assert "model-chat" not in ray.apps, "a failed generation holds nothing"
+    puts = len(ray.puts)
+    reconcile(3)
+    actions.create_key(actor=SYSTEM, name="ci")
+    reconcile()
+    assert len(ray.puts) == puts + 1 and "model-chat" not in ray.apps
+    assert Event.objects.filter(kind="deployment.failed").count() == 1
+
+
+def test_retry_sends_a_failed_deployment_again(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    reconcile()
+    ray.fail("model-chat", "RuntimeError: no luck")
+    reconcile(2)
+    actions.retry_deployment(actor=SYSTEM, name="chat")
+    make_ready(ray, reconcile)
+
+
+def test_what_does_not_fit_is_never_sent(ray: FakeRay, reconcile: Reconciler, model: RegisteredModel) -> None:
+    deploy(engine={"max_model_len": 1024, "tensor_parallel_size": 4})  # the cluster was not seen yet
+    reconcile(2)
+    assert phase() == "failed"
+    assert "4 CPU cores" in DeploymentStatus.objects.get().failure["cause"]
+    assert all(app["name"] == "gateway" for put in ray.puts for app in put["applications"])
+
+
+def test_a_rejected_document_is_shown_and_not_repeated(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    ray.reject_with = "duplicate route prefix"
+    deploy()
+    reconcile(3)
+    assert ray.puts == []
+    assert "duplicate route prefix" in ClusterStatus.objects.get().rejected_message
+    assert phase() == "queued"
+    ray.reject_with = ""
+    actions.create_key(actor=SYSTEM, name="ci")
+    reconcile()
+    assert len(ray.puts) == 1 and ClusterStatus.objects.get().rejected_message == ""
+
+
+def test_a_cluster_with_somebody_elses_applications_is_left_alone(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    ray._put({"applications": [{"name": "shop", "args": {}}]})
+    ray.puts.clear()
+    deploy()
+    reconcile(2)
+    assert ray.puts == [] and "shop" in ray.apps
+    assert "shop" in ClusterStatus.objects.get().rejected_message
+
+
+def test_a_restarted_head_gets_everything_again(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    ray.restart()
+    reconcile()
+    assert len(ray.puts) == 2 and set(ray.apps) == {"gateway", "model-chat"}
+    assert phase() != "ready"
+    ray.finish("model-chat")
+    reconcile()
+    assert phase() == "ready"
+
+
+def test_a_dead_engine_is_not_called_ready_and_recovers(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    ray.kill_replica("model-chat")
+    reconcile()
+    assert phase() == "placing" and len(ray.puts) == 1
+    ray.finish("model-chat")
+    reconcile()
+    assert phase() == "ready" and Replica.objects.filter(ended_at=None).count() == 1
+
+
+def test_zero_replicas_by_policy_is_asleep_not_broken(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy(capacity={"min_replicas": 0, "idle_before_zero_s": 60})
+    make_ready(ray, reconcile)
+    ray.sleep("model-chat")
+    reconcile(2)
+    assert phase() == "asleep"
+    ray.finish("model-chat")
+    reconcile(2)
+    assert phase() == "ready"
+
+
+def test_an_unreachable_ray_changes_nothing_but_the_age(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    before = DeploymentStatus.objects.values().get()
+    ray.close()
+    assert reconcile() is False
+    assert DeploymentStatus.objects.values().get() == before
+    status = ClusterStatus.objects.get()
+    assert not status.reachable and status.error
+    later = time.time() + 60
+    assert states.deployment_state(Deployment.objects.get(), later)["phase"] == "unknown"
+    assert Event.objects.filter(kind="cluster.unreachable").count() == 1
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    lease.acquire("reconciler", holder="somebody else", ttl_s=60, now=time.time() + 3600)
+    with pytest.raises(LeaseLost):
+        reconcile()
+    assert ray.puts == [] and not ClusterStatus.objects.exists()
