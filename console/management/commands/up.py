@@ -27,7 +27,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Supervise until told to stop. Raises CommandError when this copy cannot be started."""
         self._began = time.monotonic()
-        self._voice = Voice(log=paths.logs_dir() / "up.log", stream=self.stdout._out)  # type: ignore[attr-defined]
+        self._voice = Voice(log=paths.logs_dir() / "up.log")
         try:
             with supervised_copy(
                 run_folder=paths.run_dir(),
