@@ -249,6 +249,8 @@ def _ray_environment(ports: Ports, *, token_file: Path, project_dir: Path) -> di
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # Ten seconds by default; live charts need one.
         "RAY_metrics_report_interval_ms": "1000",
+        # One node has nowhere to move its work: waiting 30 s for that would only delay a stop.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "AUTOSCALER_METRIC_PORT": str(ports.ray_autoscaler_metrics),
         "DASHBOARD_METRIC_PORT": str(ports.ray_dashboard_metrics),
     }
@@ -257,6 +259,7 @@ def _ray_environment(ports: Ports, *, token_file: Path, project_dir: Path) -> di
 def _serve_environment(ports: Ports, *, temp_dir: Path) -> dict[str, str]:
     """HAProxy and throughput switches, see docs/decisions/0001-gateway.md; every file in the temp folder."""
     own = {"RAYDECK_RAY_TEMP_DIR": str(temp_dir), "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+    own["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "serving.cluster.request_ids:middlewares"
     # The switch above also holds back a replica's log until 1,000 lines are there, its start included.
     own["RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"] = "1"
     binary = haproxy_binary()

@@ -31,6 +31,7 @@ log = logging.getLogger("ray.serve")
 DONE = b"data: [DONE]\n\n"
 BUSY_RETRY_S = 2
 USAGE_AFTER_ABORT_S = 2.0
+ASK_AGAIN_S = 0.1
 CLIENT_CLOSED_REQUEST = 499
 
 
@@ -71,7 +72,6 @@ class Completions:
                 error.status,
                 error.message,
                 code=error.code,
-                request_id=line.request_id,
                 retry_after_s=error.retry_after_s,
             )
 
@@ -120,7 +120,7 @@ class Completions:
         status = int(line.meta.get("status") or 200)
         outcome = "ok" if status < 400 else "refused" if status < 500 else "error"
         self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
-        await send_body(send, answer, status=status, request_id=line.request_id)
+        await send_body(send, answer, status=status)
 
     async def _stream(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
         items = handle.stream.remote(line.path, line.request_id, body)
@@ -139,7 +139,7 @@ class Completions:
                     item, error_class = _engine_stopped(), "engine_failed"
                 if not started:
                     started = True
-                    await start_events(send, request_id=line.request_id)
+                    await start_events(send)
                 if openai_errors.is_error_event(item):
                     error_class = "engine_failed"
                 elif item != DONE:
@@ -164,7 +164,7 @@ class Completions:
         status = int(line.meta.get("status") or 500)
         outcome = "refused" if status < 500 else "error"
         self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
-        await send_body(send, answer, status=status, request_id=line.request_id)
+        await send_body(send, answer, status=status)
 
     def _abort(self, response: Any, handle: EngineHandle, line: Timeline) -> None:
         """The caller is gone: stop the engine's work now, account for it afterwards."""
@@ -175,7 +175,10 @@ class Completions:
         ended = time.monotonic()
         try:
             async with asyncio.timeout(USAGE_AFTER_ABORT_S):
-                line.meta = json.loads(await handle.usage_of.remote(line.request_id))
+                # The question can overtake the cancellation on its way to the replica.
+                while not line.meta:
+                    line.meta = json.loads(await handle.usage_of.remote(line.request_id))
+                    await asyncio.sleep(0 if line.meta else ASK_AGAIN_S)
         except Exception as error:  # the record is made all the same, without token counts
             log.info("no figures for an aborted request: %s", type(error).__name__)
         self._recorder.add(

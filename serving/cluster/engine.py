@@ -20,10 +20,11 @@ from ray import serve
 
 from serving.cluster import openai_errors, wire
 from serving.cluster.loopback import bind_replica_port_to_node_address
-from serving.cluster.metering import Meter, current_meter, metered
+from serving.cluster.metering import Meter, current_meter, metered, metered_abort
 from serving.cluster.phases import ReplicaReport, process_memory_bytes
-from serving.cluster.root_cause import cause_of, is_consequence, root_cause
+from serving.cluster.replica_log import handlers_kept
 from serving.cluster.topology import cpu_environment
+from serving.failure import CONSEQUENCES, root_cause
 
 log = logging.getLogger("ray.serve")
 CHAT = "/v1/chat/completions"
@@ -32,6 +33,7 @@ REMEMBERED_ABORTS = 2000
 WARM_UP_TOKENS = 4
 # 4 MB of output are far more than any start writes; the cause stands near its end.
 OUTPUT_TAIL_BYTES = 4_000_000
+LONGEST_CAUSE = 400
 
 
 class EngineStartFailed(RuntimeError):
@@ -54,10 +56,11 @@ class Engine:
         self._publishing = asyncio.create_task(self._report.publish_for_ever())
         try:
             # In a thread: Serve asks this process for its pid and log file while vLLM is being imported.
-            self._engine = await asyncio.to_thread(_make_engine, args)
-            await self._engine.start()
+            with handlers_kept():
+                self._engine = await asyncio.to_thread(_make_engine, args)
+                await self._engine.start()
             client = self._engine._engine_client
-            client.generate = metered(client.generate)
+            client.generate, client.abort = metered(client.generate), metered_abort(client)
             self._report.phase("warming")
             await self._warm_up()
             await self._report_facts(client)
@@ -264,8 +267,11 @@ def _engine_failed() -> bytes:
 
 def _start_failure(error: Exception) -> str:
     """The root cause of a failed start: this exception's, or what a child process has written."""
-    own = cause_of(error)
-    if not is_consequence(own):
+    innermost: BaseException = error
+    while innermost.__cause__ is not None:
+        innermost = innermost.__cause__
+    own = " ".join(f"{type(innermost).__name__}: {innermost}".split())[:LONGEST_CAUSE]
+    if not CONSEQUENCES.search(own):
         return own
     for descriptor in (2, 1):  # vLLM's children write where this process writes
         try:
@@ -275,6 +281,6 @@ def _start_failure(error: Exception) -> str:
                 found = root_cause(stream.read().decode(errors="replace"))
         except OSError:  # a terminal or a pipe
             continue
-        if found:
-            return found
+        if found.raw:
+            return found.cause
     return own

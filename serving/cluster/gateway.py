@@ -23,6 +23,8 @@ from serving.cluster.completions import Completions
 from serving.cluster.handles import Handles
 from serving.cluster.loopback import bind_replica_port_to_node_address
 from serving.cluster.replies import Receive, Scope, Send, send_error, send_json
+from serving.cluster.request_ids import HEADER as REQUEST_ID_HEADER
+from serving.cluster.request_ids import SCOPE_KEY
 from serving.cluster.requests import MAX_BODY_BYTES, BadRequest, bearer_key, headers_of, read_body
 from serving.cluster.spool import Spool
 from serving.cluster.table import KeyEntry, ModelEntry, Table, read_table
@@ -53,6 +55,9 @@ class GatewayApp:
             return
         if scope["type"] != "http":
             return
+        if SCOPE_KEY not in scope:  # a cluster that was started without our middleware
+            scope[SCOPE_KEY] = uuid.uuid4().hex
+            send = _with_request_id(send, scope[SCOPE_KEY])
         path = scope["path"].rstrip("/") or "/"
         try:
             await self._route(scope, receive, send, path)
@@ -75,12 +80,12 @@ class GatewayApp:
 
     async def _complete(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
         line = Timeline(
-            request_id=uuid.uuid4().hex, path=path, started_at=time.time(), started=time.monotonic()
+            request_id=scope[SCOPE_KEY], path=path, started_at=time.time(), started=time.monotonic()
         )
         headers = headers_of(scope["headers"])
         key = self._key(headers)
         if key is None:
-            await _unauthorised(send, has_key=bearer_key(headers) is not None, request_id=line.request_id)
+            await _unauthorised(send, has_key=bearer_key(headers) is not None)
             return
         line.key_id = key.id
         if key.is_internal:
@@ -231,9 +236,18 @@ async def _read(receive: Receive, headers: dict[str, str]) -> bytes:
         raise BadRequest("The body did not arrive in time.", status=408, code="request_timeout") from None
 
 
-async def _unauthorised(send: Send, *, has_key: bool, request_id: str | None = None) -> None:
+def _with_request_id(send: Send, request_id: str) -> Send:
+    async def send_with_id(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (REQUEST_ID_HEADER, request_id.encode())]
+        await send(message)
+
+    return send_with_id
+
+
+async def _unauthorised(send: Send, *, has_key: bool) -> None:
     message = "Incorrect API key provided." if has_key else "Send an API key: `Authorization: Bearer …`."
-    await send_error(send, 401, message, code="invalid_api_key", request_id=request_id)
+    await send_error(send, 401, message, code="invalid_api_key")
 
 
 def _card(entry: ModelEntry) -> dict[str, Any]:

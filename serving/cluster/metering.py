@@ -5,7 +5,7 @@ engine timestamps are noted on the way. So no request has to be altered and an a
 Must import neither ray nor vllm.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,6 +22,7 @@ class Meter:
         self.replica = replica
         self._prompts: dict[str, tuple[int, int | None]] = {}
         self._outputs: dict[tuple[str, int], int] = {}
+        self._aborted: dict[str, tuple[int, int]] = {}
         self._finish_reason: str | None = None
         self._queue_s: float | None = None
         self._prefill_s: float | None = None
@@ -37,7 +38,18 @@ class Meter:
             self._outputs[index] = self._outputs.get(index, 0) + count if is_delta else count
             if output.finish_reason:
                 self._finish_reason = str(output.finish_reason)
-        stats = result.metrics
+        self._note_times(result.metrics)
+
+    def note_aborted(self, request_id: str, state: Any) -> None:
+        """Takes the engine's own state of a request that is being aborted.
+
+        Without streaming no result has come out yet, so this is the only place that knows the counts.
+        """
+        generated = getattr(state.stats, "num_generation_tokens", 0) if state.stats is not None else 0
+        self._aborted[request_id] = (int(state.prompt_len or 0), int(generated))
+        self._note_times(state.stats)
+
+    def _note_times(self, stats: Any) -> None:
         # Engine core clocks, monotonic; 0.0 means not reached yet.
         if stats is not None and stats.first_token_ts and self._queue_s is None:
             self._queue_s = max(0.0, stats.scheduled_ts - stats.queued_ts)
@@ -46,11 +58,16 @@ class Meter:
     def meta(self, *, status: int = 200, error_class: str | None = None) -> Meta:
         """What goes back to the gateway (see wire.py)."""
         cached = [value for _, value in self._prompts.values() if value is not None]
+        prompt_tokens = sum(count for count, _ in self._prompts.values()) if self._prompts else None
+        completion_tokens = sum(self._outputs.values()) if self._outputs else None
+        if self._aborted:
+            prompt_tokens = max(prompt_tokens or 0, sum(count for count, _ in self._aborted.values()))
+            completion_tokens = max(completion_tokens or 0, sum(count for _, count in self._aborted.values()))
         return {
             "status": status,
-            "prompt_tokens": sum(count for count, _ in self._prompts.values()) if self._prompts else None,
+            "prompt_tokens": prompt_tokens,
             "cached_tokens": sum(cached) if cached else None,
-            "completion_tokens": sum(self._outputs.values()) if self._outputs else None,
+            "completion_tokens": completion_tokens,
             "queue_s": self._queue_s,
             "prefill_s": self._prefill_s,
             "finish_reason": self._finish_reason,
@@ -71,6 +88,23 @@ def metered(generate: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncI
         return _noted(results, meter, is_delta=getattr(kind, "value", kind) == DELTA)
 
     return generate_metered
+
+
+def metered_abort(client: Any) -> Callable[..., Awaitable[None]]:
+    """The engine client's `abort`, reading the counts of the requests before they are forgotten."""
+    abort = client.abort
+    states = client.output_processor.request_states
+
+    async def abort_metered(request_id: Any, *args: Any, **kwargs: Any) -> None:
+        meter = current_meter.get()
+        names = (request_id,) if isinstance(request_id, str) else tuple(request_id)
+        for name in names if meter is not None else ():
+            state = states.get(name)
+            if state is not None and meter is not None:
+                meter.note_aborted(name, state)
+        await abort(names, *args, **kwargs)
+
+    return abort_metered
 
 
 async def _noted(results: AsyncIterator[Any], meter: Meter, *, is_delta: bool) -> AsyncIterator[Any]:

@@ -13,9 +13,9 @@ JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 
 
-async def send_json(send: Send, value: Any, *, status: int = 200, request_id: str | None = None) -> None:
+async def send_json(send: Send, value: Any, *, status: int = 200) -> None:
     """A whole JSON answer."""
-    await send_body(send, json.dumps(value).encode(), status=status, request_id=request_id)
+    await send_body(send, json.dumps(value).encode(), status=status)
 
 
 async def send_body(
@@ -23,14 +23,11 @@ async def send_body(
     body: bytes,
     *,
     status: int = 200,
-    request_id: str | None = None,
     retry_after_s: int | None = None,
     extra: tuple[tuple[bytes, bytes], ...] = (),
 ) -> None:
     """A whole answer whose body is JSON already."""
     headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode()), *extra]
-    if request_id is not None:
-        headers.append((b"x-request-id", request_id.encode()))
     if retry_after_s is not None:
         headers.append((b"retry-after", str(retry_after_s).encode()))
     await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -44,7 +41,6 @@ async def send_error(
     *,
     code: str | None = None,
     param: str | None = None,
-    request_id: str | None = None,
     retry_after_s: int | None = None,
 ) -> None:
     """An error in OpenAI's form; the type follows from the status."""
@@ -54,19 +50,17 @@ async def send_error(
         send,
         error_body(message, type_=type_, code=code, param=param),
         status=status,
-        request_id=request_id,
         retry_after_s=retry_after_s,
         extra=extra,
     )
 
 
-async def start_events(send: Send, *, request_id: str) -> None:
+async def start_events(send: Send) -> None:
     """The head of an event stream; proxies on the way are asked not to collect it."""
     headers = [
         (b"content-type", EVENTS),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
-        (b"x-request-id", request_id.encode()),
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 

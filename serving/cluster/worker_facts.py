@@ -16,9 +16,22 @@ class WorkerFacts:
         """Bytes of this rank's parameters and buffers, and of its KV cache tensors (shared storage once)."""
         model = self.model_runner.model
         return {
-            "weights_bytes": _storage_bytes([*model.parameters(), *model.buffers()]),
+            "weights_bytes": _storage_bytes([*model.parameters(), *model.buffers()]) + _packed_bytes(model),
             "kv_cache_bytes": _storage_bytes(_tensors(getattr(self.model_runner, "kv_caches", []))),
         }
+
+
+def _packed_bytes(model: Any) -> int:
+    """Bytes of linear weights that vLLM's CPU build keeps packed outside the module's parameters."""
+    total = 0
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        rows = getattr(module, "output_size_per_partition", None)
+        columns = getattr(module, "input_size_per_partition", None)
+        if weight is None or rows is None or columns is None or weight.numel():
+            continue
+        total += rows * columns * module.params_dtype.itemsize
+    return total
 
 
 def _tensors(value: Any) -> Iterator[Any]:
