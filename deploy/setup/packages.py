@@ -4,6 +4,7 @@ No package index is named here: pip uses the user's own configuration, and RAYDE
 for torch where the user's index has only CUDA builds.
 """
 
+import functools
 import os
 import shutil
 import subprocess
@@ -53,6 +54,7 @@ def install_tests(log: Path) -> None:
     _pip(["install", "-r", "requirements/test.txt", *_locked()], log=log)
 
 
+@functools.cache
 def has_nvidia_gpu() -> bool:
     """Whether `nvidia-smi` is there and lists at least one GPU."""
     tool = shutil.which("nvidia-smi")
@@ -88,12 +90,17 @@ def _install_cpu_engine(log: Path) -> None:
 
 
 def _install_gpu_engine(log: Path) -> None:
-    _pip(["install", "-r", "requirements/engine-gpu.txt"], log=log)
+    _pip(["install", "-r", "requirements/engine-gpu.txt", *_locked()], log=log)
     _run([str(VENV_PYTHON), "-c", "import vllm.entrypoints.openai.api_server"], log=log)
 
 
+def lock_file() -> Path:
+    """The versions this machine gets: the two engines pull some packages to different ones."""
+    return REQUIREMENTS / ("constraints-gpu.txt" if has_nvidia_gpu() else "constraints.txt")
+
+
 def _locked() -> list[str]:
-    return ["-c", "requirements/constraints.txt"]
+    return ["-c", f"requirements/{lock_file().name}"]
 
 
 def _pip(arguments: list[str], *, log: Path) -> None:

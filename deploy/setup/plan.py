@@ -53,7 +53,7 @@ def steps_for(goal: str) -> list[Step]:
     """The steps that `run` or `test` needs, in order."""
     engine = "gpu" if packages.has_nvidia_gpu() else "cpu"
     python = sys.version.split()[0]
-    lock = PROJECT_ROOT / "requirements" / "constraints.txt"
+    lock = packages.lock_file()
     torch_index = os.environ.get("RAYDECK_TORCH_INDEX_URL", "")
     steps = [
         Step("venv", "virtual environment .venv", (python,), (), packages.make_venv, packages.venv_works),
