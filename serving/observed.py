@@ -5,11 +5,16 @@ A phase is always computed, never stored, so that a dead worker shows as "unknow
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 STALE_AFTER_S = 30.0
 """Observations older than this say nothing about now."""
+
+MESSAGE_CHARACTERS = 300
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+RETRYING = re.compile(r"Retrying (\d+) more time")
 
 START_PHASES = ("queued", "placing", "loading", "warming")
 PHASES = (*START_PHASES, "ready", "asleep", "stopped", "failed", "unknown")
@@ -94,6 +99,16 @@ def phase_of(seen: PhaseInput, now: float) -> str:
 def read_apps(state: dict[str, Any]) -> dict[str, SeenApp]:
     """Applications in the answer of GET /api/serve/applications/, by name."""
     return {name: _read_app(name, app) for name, app in (state.get("applications") or {}).items()}
+
+
+def words_of(app: SeenApp) -> str:
+    """What Ray says of a start under way, in one short line without its internals."""
+    said = COLOURS.sub("", app.deployment_message or app.message)
+    retry = RETRYING.search(said)
+    if retry:
+        return f"A start failed; Ray tries {retry.group(1)} more time{'s' if retry.group(1) != '1' else ''}."
+    line = said.strip().split("\n", 1)[0].split(" Error:", 1)[0]
+    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"
 
 
 def _read_app(name: str, app: dict[str, Any]) -> SeenApp:

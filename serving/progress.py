@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from serving.observed import SeenApp, SeenReplica
+from serving.observed import SeenApp, SeenReplica, words_of
 
 MAX_START_FAILURES = 3
 """Identical starts that may fail before nothing more is tried."""
@@ -80,9 +80,7 @@ def advance(
     """One observation. `replica_phases`: replica id -> phase -> epoch seconds, as the replicas report it;
     `lost_starts`: replicas that vanished before they ever took a request since the last observation."""
     if known.generation != wanted.generation:
-        known = Progress(
-            generation=wanted.generation, revision=known.revision, queued_at=wanted.requested_at
-        )
+        known = Progress(generation=wanted.generation, revision=known.revision, queued_at=wanted.requested_at)
     known = replace(
         known,
         app_status=app.status if app else "",
@@ -113,7 +111,7 @@ def _follow_ready(known: Progress, app: SeenApp, now: float) -> Step:
         if known.asleep_at is not None:
             # Woken: some replica takes requests again, so show the wake's own smoke and times.
             return Step(_restarted(known, now, message="Waking"), needs_smoke=False)
-        message = app.deployment_message if app.status == "UNHEALTHY" else ""
+        message = words_of(app) if app.status == "UNHEALTHY" else ""
         return Step(replace(known, message=message))
     if app.replicas_target == 0:
         return Step(replace(known, asleep_at=known.asleep_at or now, message=""))
@@ -150,7 +148,7 @@ def _follow_start(
         known,
         loading_at=known.loading_at or _first(fresh, replica_phases, "loading", known.placing_at, now),
         warming_at=known.warming_at or _first(fresh, replica_phases, "warming", known.placing_at, now),
-        message=app.deployment_message or app.message,
+        message=words_of(app),
     )
     serving = [r for r in fresh if r.state == "RUNNING"]
     if serving:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
-from serving.failure import root_cause
-
-from console.models import Deployment
+from console.models import Deployment, SourceKind
+from serving.checkpoint import inspect_folder
 from serving.client import RayClient
 from serving.errors import NotPlaceable, RaydeckError
+from serving.failure import Failure, root_cause
 from serving.observed import SeenApp, SeenReplica
 
 log = logging.getLogger(__name__)
 
 RAW_CHARACTERS = 6000
 LOG_LINES = 400
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+CAUSE_MARK = re.compile(r"raydeck-cause: (.+)")
 
 
 def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, code: str) -> dict[str, Any]:
@@ -29,16 +32,48 @@ def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, c
             "raw": said[:RAW_CHARACTERS],
         }
     printed = _engine_output(ray, app)
-    found = root_cause(printed + "\n" + said) if printed else root_cause(said)
+    found = _cause_in(printed, said)
+    if found.code == "unknown":
+        found = _what_the_folder_says(deployment) or found
     cause, advice = found.cause, found.advice
-    if code == "start_timeout" and not cause:
+    if code == "start_timeout" and found.code == "unknown":
         cause, advice = "It did not become ready in time.", "Look at the engine's log, then try again."
     return {
         "code": found.code or code,
         "cause": cause,
         "advice": advice,
-        "raw": (said + "\n" + printed)[-RAW_CHARACTERS:],
+        "raw": plain(said + "\n" + printed)[-RAW_CHARACTERS:],
     }
+
+
+def plain(text: str) -> str:
+    """Ray's text without terminal colours."""
+    return COLOURS.sub("", text)
+
+
+def _cause_in(printed: str, said: str) -> Failure:
+    """The replica marks the cause it knows; where it does not, the engine's own output is searched."""
+    marked = CAUSE_MARK.findall(said) or CAUSE_MARK.findall(printed)
+    if marked:
+        found = root_cause(marked[-1])
+        if found.code != "unknown":
+            return found
+        return Failure(code="unknown", cause=marked[-1].strip(), advice=found.advice)
+    return root_cause("\n".join(text for text in (printed, said) if text))
+
+
+def _what_the_folder_says(deployment: Deployment) -> Failure | None:
+    """A fault that reading the model's folder shows; the engine's words for it are often no help."""
+    if deployment.model.source_kind != SourceKind.FOLDER:
+        return None
+    faults = [p for p in inspect_folder(deployment.model.source).problems if p["level"] == "error"]
+    if not faults:
+        return None
+    return Failure(
+        code="model_files",
+        cause=faults[0]["message"],
+        advice="Fetch or convert the model's files again, then try again.",
+    )
 
 
 def unplaceable(error: NotPlaceable) -> dict[str, Any]:

@@ -164,3 +164,14 @@ def test_old_observations_say_unknown_and_never_ready() -> None:
     )
     assert phase_of(seen, T0 + 10) == "ready"
     assert phase_of(seen, T0 + 31) == "unknown"
+
+
+def test_what_ray_says_of_a_retry_is_one_line_without_its_internals() -> None:
+    said = (
+        "A replica failed to start with exception. Retrying 2 more time(s). Error:\n"
+        "\x1b[36mray::ServeReplica:model-a:engine.initialize()\x1b[39m (pid=5651, ip=127.0.0.1)"
+    )
+    seen = SeenApp(
+        name="model-a", status="DEPLOYING", revision=1, deployment_message=said, replicas=(replica(),)
+    )
+    assert step(Progress(), seen, T0 + 5).progress.message == "A start failed; Ray tries 2 more times."

@@ -192,7 +192,8 @@ def test_a_failure_shows_the_engines_own_line_frees_the_app_and_is_not_repeated(
     reconcile()
     ray.place("model-chat")
     ray.logs["worker-worker1-01-4711.err"] = (
-        "(EngineCore pid=77) ERROR 11-22 08:29:56 [core.py:1102] ValueError: Unknown engine argument: max_model_lenn\n"
+        "(EngineCore pid=77) ERROR 11-22 08:29:56 [core.py:1102] "
+        "ValueError: Unknown engine argument: max_model_lenn\n"
         "RuntimeError: Engine core initialization failed. See root cause above.\n"
     )
     reconcile()
