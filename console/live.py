@@ -36,6 +36,11 @@ def publish_samples(samples: Iterable[tuple[str, dict[str, Any]]]) -> None:
     _send([{"t": "sample", "topic": topic, "data": data} for topic, data in samples])
 
 
+async def apublish_samples(samples: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    """`publish_samples` for a caller that runs an event loop of its own."""
+    await _send_all([{"t": "sample", "topic": topic, "data": data} for topic, data in samples])
+
+
 def _send(messages: list[dict[str, Any]]) -> None:
     async_to_sync(_send_all)(messages)
 

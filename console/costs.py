@@ -1,0 +1,106 @@
+"""What deployments cost, from replicas' lives and price changes. Reads only; the arithmetic is in
+serving/cost.py. Every figure is an exact Decimal in US dollars; times are epoch seconds.
+
+A replica costs from its claim of accelerators to its end, whether or not it answers requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from django.db.models import F, Q, Sum
+
+from console.models import Deployment, PriceChange, Replica
+from serving import cost
+from serving.cost import Life, Price, in_usd
+
+
+@dataclass(frozen=True)
+class CostBook:
+    """Replicas' lives and prices, by deployment id, loaded in two queries whatever the number of rows."""
+
+    lives: dict[int, list[Life]] = field(default_factory=dict)
+    prices: dict[int, list[Price]] = field(default_factory=dict)
+
+    def units_by_deployment(self, *, start: float | None = None, end: float) -> dict[int, int]:
+        """Trillionths of a dollar of all lives within [start, end), by deployment id."""
+        return {
+            pk: sum(
+                cost.cost_units(life, prices=self.prices.get(pk, ()), start=start, end=end) for life in lives
+            )
+            for pk, lives in self.lives.items()
+        }
+
+    def units(self, *, start: float | None = None, end: float) -> int:
+        """The same of all deployments together."""
+        return sum(self.units_by_deployment(start=start, end=end).values())
+
+    def usd(self, *, start: float | None = None, end: float) -> Decimal:
+        """The same in dollars."""
+        return in_usd(self.units(start=start, end=end))
+
+    def usd_at(self, moments: Sequence[float]) -> list[Decimal]:
+        """Dollars spent up to each moment; `moments` must ascend. Lives that ended before are summed once."""
+        if not moments:
+            return []
+        past, rest = self._split(moments[0])
+        base = past.units(end=moments[0])
+        return [in_usd(base + rest.units(end=moment)) for moment in moments]
+
+    def _split(self, at: float) -> tuple[CostBook, CostBook]:
+        past: dict[int, list[Life]] = {}
+        rest: dict[int, list[Life]] = {}
+        for pk, lives in self.lives.items():
+            for life in lives:
+                over = life.ended_at is not None and life.ended_at <= at
+                (past if over else rest).setdefault(pk, []).append(life)
+        return CostBook(past, self.prices), CostBook(rest, self.prices)
+
+
+def book(*, deployment: Deployment | None = None, ended_after: float | None = None) -> CostBook:
+    """The book of one deployment, or of all; with `ended_after` only lives that reached beyond it."""
+    replicas = Replica.objects.exclude(deployment_id=None)
+    changes = PriceChange.objects.order_by("from_at", "pk")
+    if deployment is not None:
+        replicas = replicas.filter(deployment_id=deployment.pk)
+        changes = changes.filter(deployment_id=deployment.pk)
+    if ended_after is not None:
+        replicas = replicas.filter(Q(ended_at=None) | Q(ended_at__gt=ended_after))
+    lives: dict[int, list[Life]] = {}
+    for pk, *life in replicas.values_list("deployment_id", "started_at", "ended_at", "accelerators"):
+        lives.setdefault(pk, []).append(Life(*life))
+    prices: dict[int, list[Price]] = {}
+    for pk, *price in changes.values_list("deployment_id", "from_at", "price_per_accelerator_hour_usd"):
+        prices.setdefault(pk, []).append(Price(*price))
+    return CostBook(lives, prices)
+
+
+def cost_so_far_usd(deployment: Deployment, now: float) -> Decimal:
+    """Dollars that all replicas of a deployment have cost up to now. Two queries."""
+    return book(deployment=deployment).usd(end=now)
+
+
+def month_to_date_usd(now: float) -> Decimal:
+    """Dollars of all deployments since the first of the month, UTC. Two queries."""
+    start = month_start(now)
+    return book(ended_after=start).usd(start=start, end=now)
+
+
+def month_start(now: float) -> float:
+    """Epoch seconds at which the month of `now` began, UTC."""
+    month = datetime.fromtimestamp(now, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return month.timestamp()
+
+
+def running_cost_per_hour_usd(deployment: Deployment | None) -> Decimal:
+    """Dollars per hour of the replicas that live now, of one deployment or (None) of all. One query."""
+    replicas = Replica.objects.filter(ended_at=None).exclude(deployment_id=None)
+    if deployment is not None:
+        replicas = replicas.filter(deployment_id=deployment.pk)
+    rows = replicas.values_list("deployment__price_per_accelerator_hour_usd").annotate(
+        claimed=Sum(F("accelerators"))
+    )
+    return sum((Decimal(claimed) * price for price, claimed in rows), Decimal(0))

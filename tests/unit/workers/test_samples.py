@@ -1,0 +1,177 @@
+"""One row per deployment and second: null for what nobody measured, late requests in their own second."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from console.models import Deployment, Replica, Sample
+from serving import histogram
+from serving.metrics import CounterDeltas, read_page
+from serving.usage import read_record
+from tests.unit.workers.fleet import make_deployment, make_replica, page_text, text_of
+from workers import samples
+
+pytestmark = pytest.mark.django_db
+MIB = 1 << 20
+
+
+def board_of(*texts: str, base: str = "", now: float = 100.0) -> samples.Board:
+    """A board after two readings of one node's page a second apart."""
+    board, deltas = samples.Board(), CounterDeltas()
+    for at, text in ((now - 1, base or "\n".join(texts)), (now, "\n".join(texts))):
+        page = read_page(text)
+        board.begin(at)
+        board.add(page, deltas.grown(target="n", page=page, now=at), at)
+    return board
+
+
+def rows(board: samples.Board, second: int = 99) -> list[Sample]:
+    return samples.build(
+        deployments=list(Deployment.objects.select_related("current_revision")),
+        replicas=list(Replica.objects.filter(ended_at=None)),
+        board=board,
+        second=second,
+    )
+
+
+def test_a_row_sums_the_replicas_and_counts_the_tokens_of_its_second():
+    deployment = make_deployment(price="1.5")
+    make_replica(deployment, "a", accelerators=2)
+    make_replica(deployment, "b", accelerators=2)
+    before = page_text("a", completion_tokens=100) + page_text("b", completion_tokens=7)
+    board = board_of(
+        page_text("a", requests_running=3, requests_waiting=1, kv_cache_usage=0.2, completion_tokens=160),
+        page_text("b", requests_running=1, requests_waiting=0, kv_cache_usage=0.4, completion_tokens=9),
+        base=before,
+    )
+    (row,) = rows(board)
+    assert (row.requests_running, row.requests_waiting, row.replicas) == (4, 1, 2)
+    assert row.kv_cache_usage == pytest.approx(0.3)
+    assert (row.completion_tokens, row.prompt_tokens) == (62, 0)
+    assert row.cost_per_hour_usd == Decimal("6.0")
+    assert (row.ttft, row.requests_ok, row.requests_failed) == ({}, 0, 0)
+
+
+def test_memory_parts_are_the_engines_and_the_rest_is_what_the_processes_hold_beside_them():
+    deployment = make_deployment()
+    make_replica(deployment, "a")
+    sizes = {"weights_bytes": 20 * MIB, "kv_cache_bytes": 64 * MIB, "process_memory_bytes": 1000 * MIB}
+    (row,) = rows(board_of(page_text("a", **sizes)))
+    assert (row.weights_bytes, row.kv_cache_bytes, row.rest_bytes) == (20 * MIB, 64 * MIB, 916 * MIB)
+
+
+def test_on_an_accelerator_the_rest_is_not_known():
+    deployment = make_deployment(engine={"accelerator_type": "H100"})
+    make_replica(deployment, "a")
+    sizes = {"weights_bytes": 20 * MIB, "kv_cache_bytes": 64 * MIB, "process_memory_bytes": 1000 * MIB}
+    (row,) = rows(board_of(page_text("a", **sizes)))
+    assert (row.weights_bytes, row.rest_bytes) == (20 * MIB, None)
+
+
+def test_memory_of_which_one_replica_says_nothing_is_not_known():
+    deployment = make_deployment()
+    make_replica(deployment, "a")
+    make_replica(deployment, "b")
+    (row,) = rows(board_of(page_text("a", weights_bytes=20 * MIB)))
+    assert row.weights_bytes is None
+
+
+def test_facts_noted_on_the_replica_stand_in_for_a_page_without_them():
+    deployment = make_deployment()
+    make_replica(deployment, "a", facts={"weights_bytes": 5, "kv_cache_bytes": 6})
+    (row,) = rows(board_of(page_text("a", requests_running=0)))
+    assert (row.weights_bytes, row.kv_cache_bytes, row.rest_bytes) == (5, 6, None)
+
+
+def test_a_replica_that_still_loads_gives_no_figures_but_costs():
+    deployment = make_deployment(price="2")
+    make_replica(deployment, "a", state="STARTING")
+    (row,) = rows(board_of(page_text("other", requests_running=9)))
+    assert (row.requests_running, row.completion_tokens, row.kv_cache_usage) == (None, None, None)
+    assert (row.replicas, row.cost_per_hour_usd) == (0, Decimal(2))
+
+
+def test_an_asleep_deployment_is_measured_as_zero():
+    make_deployment()
+    (row,) = rows(board_of(page_text("other", requests_running=9)))
+    assert (row.requests_running, row.requests_waiting, row.completion_tokens) == (0, 0, 0)
+    assert (row.replicas, row.weights_bytes, row.cost_per_hour_usd) == (0, 0, Decimal(0))
+
+
+def test_requests_held_in_serve_for_a_sleeping_deployment_are_waiting():
+    make_deployment("demo")
+    held = 'ray_serve_deployment_queued_queries{application="model-demo",deployment="engine"} 3.0'
+    (row,) = rows(board_of(held))
+    assert row.requests_waiting == 3
+
+
+def test_a_stopped_deployment_without_replicas_has_no_row():
+    deployment = make_deployment()
+    Deployment.objects.filter(pk=deployment.pk).update(desired_state="stopped")
+    assert rows(board_of("")) == []
+    make_replica(deployment, "draining")
+    assert len(rows(board_of(""))) == 1
+
+
+def test_a_page_that_left_a_replica_out_for_a_moment_does_not_make_it_zero():
+    deployment = make_deployment()
+    make_replica(deployment, "a")
+    board = board_of(page_text("a", requests_running=5, completion_tokens=10), now=100.0)
+    board.begin(101.0)
+    (row,) = rows(board)
+    assert (row.requests_running, row.completion_tokens) == (5, None)
+    board.begin(104.0)
+    (row,) = rows(board)
+    assert row.requests_running is None
+
+
+def finished(*records, newest=10**9):
+    names = dict(Deployment.objects.values_list("name", "pk"))
+    return samples.finished_by_second(
+        [read_record(text_of(**values)) for values in records], deployments=names, newest=newest
+    )
+
+
+def test_requests_count_in_the_second_they_finished():
+    deployment = make_deployment()
+    found = finished(
+        {"started_at": 999.9, "e2e_s": 0.05},
+        {"started_at": 999.9, "e2e_s": 0.2},
+        {"started_at": 1000.0, "e2e_s": 0.9, "outcome": "error", "status": 500},
+        {"started_at": 1000.1, "e2e_s": 0.1, "outcome": "refused", "status": 401},
+        {"started_at": 1000.1, "e2e_s": 0.1, "deployment": "unknown"},
+    )
+    assert set(found) == {(deployment.pk, 999), (deployment.pk, 1000)}
+    assert (found[(deployment.pk, 999)].requests_ok, found[(deployment.pk, 1000)].requests_ok) == (1, 1)
+    assert found[(deployment.pk, 1000)].requests_failed == 1
+    assert sum(found[(deployment.pk, 1000)].e2e.values()) == 1
+
+
+def test_an_aborted_request_tells_its_first_token_but_no_end_to_end_time():
+    deployment = make_deployment()
+    found = finished({"outcome": "aborted", "status": 499, "started_at": 5.0})[(deployment.pk, 5)]
+    assert (sum(found.ttft.values()), sum(found.e2e.values()), found.requests_ok) == (1, 0, 1)
+
+
+def test_a_record_from_a_clock_ahead_counts_in_the_newest_second():
+    deployment = make_deployment()
+    assert set(finished({"started_at": 2000.0}, newest=1000)) == {(deployment.pk, 1000)}
+
+
+def test_a_late_request_is_added_to_its_row_in_every_resolution_and_makes_no_new_row():
+    deployment = make_deployment()
+    for resolution_s, at in ((1, 1234), (10, 1230), (60, 1200), (1, 1235)):
+        Sample.objects.create(
+            deployment=deployment, resolution_s=resolution_s, at=at, requests_ok=1, ttft={"100": 1}
+        )
+    late = {"started_at": 1234.0, "e2e_s": 0.5, "ttft_s": 0.05}
+    samples.add_to_stored_rows(finished(late, {**late, "started_at": 1236.0}))
+    bucket = str(histogram.bucket_of(0.05))
+    for resolution_s, at, requests in ((1, 1234, 2), (10, 1230, 3), (60, 1200, 3), (1, 1235, 1)):
+        row = Sample.objects.get(resolution_s=resolution_s, at=at)
+        assert row.requests_ok == requests, (resolution_s, at)
+        assert row.ttft.get("100") == 1
+        assert row.ttft.get(bucket, 0) == requests - 1
+    assert Sample.objects.count() == 4

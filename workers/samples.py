@@ -1,0 +1,230 @@
+"""Samples: one row per deployment and second, built from metrics pages, replica rows and usage records.
+
+A second nobody could observe has no row: a gap stays a gap. Latencies come from the ledger's records alone
+and are added to the row of the second in which the request finished, also when the record comes late and
+the row was rolled up meanwhile. Nothing here talks to Ray or Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from console.models import Deployment, DesiredState, Replica, Sample
+from serving import histogram
+from serving.metrics import Page
+from serving.render import MODEL_APP_PREFIX
+from serving.resolutions import RETENTION_S
+from serving.usage import UsageRecord
+
+READING_KEPT_S = 3.0
+"""A replica's last reading stands in this long for one that a busy node's page left out."""
+
+Key = tuple[int, int]
+"""Deployment id and the second (epoch)."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the pages last said of one replica. `grown`: tokens by figure, None when not known."""
+
+    read_at: float
+    figures: Mapping[str, float]
+    grown: Mapping[str, float] | None
+
+
+@dataclass
+class Board:
+    """The latest readings of all replicas and of the requests queued in Serve, kept between ticks."""
+
+    readings: dict[str, Reading] = field(default_factory=dict)
+    queued: dict[str, float] = field(default_factory=dict)
+
+    def begin(self, now: float) -> None:
+        """Start a new second: growth and queues are of this second only; old readings are dropped."""
+        self.queued = {}
+        self.readings = {
+            replica_id: Reading(reading.read_at, reading.figures, None)
+            for replica_id, reading in self.readings.items()
+            if now - reading.read_at <= READING_KEPT_S
+        }
+
+    def add(self, page: Page, grown: Mapping[str, Mapping[str, float]] | None, now: float) -> None:
+        """Take in one page and the growth of its counters."""
+        for replica_id, figures in page.gauges.items():
+            growth = None if grown is None else grown.get(replica_id, {})
+            self.readings[replica_id] = Reading(now, figures, growth)
+        for application, waiting in page.queued.items():
+            self.queued[application] = self.queued.get(application, 0.0) + waiting
+
+
+@dataclass
+class Finished:
+    """What the requests that finished in one second of one deployment add to its row."""
+
+    requests_ok: int = 0
+    requests_failed: int = 0
+    ttft: histogram.Counts = field(default_factory=dict)
+    tpot: histogram.Counts = field(default_factory=dict)
+    e2e: histogram.Counts = field(default_factory=dict)
+
+
+def build(
+    *, deployments: Sequence[Deployment], replicas: Sequence[Replica], board: Board, second: int
+) -> list[Sample]:
+    """Unsaved rows of one second, in the order of `deployments` (with `current_revision` loaded).
+
+    A deployment that is stopped and holds nothing has no row. `replicas` are those that have not ended.
+    """
+    by_deployment: dict[int, list[Replica]] = {}
+    for replica in replicas:
+        if replica.deployment_id is not None:
+            by_deployment.setdefault(replica.deployment_id, []).append(replica)
+    rows = []
+    for deployment in deployments:
+        own = by_deployment.get(deployment.pk, [])
+        if own or deployment.desired_state == DesiredState.RUNNING:
+            rows.append(_row(deployment, own, board, second))
+    return rows
+
+
+def _row(deployment: Deployment, replicas: Sequence[Replica], board: Board, second: int) -> Sample:
+    readings = [board.readings[r.replica_id] for r in replicas if r.replica_id in board.readings]
+    figures = [reading.figures for reading in readings]
+    asleep = not replicas
+    waiting = [figure["requests_waiting"] for figure in figures if "requests_waiting" in figure]
+    queued = board.queued.get(MODEL_APP_PREFIX + deployment.name)
+    usage = [figure["kv_cache_usage"] for figure in figures if "kv_cache_usage" in figure]
+    claimed = sum(replica.accelerators for replica in replicas)
+    running = [replica for replica in replicas if replica.state == "RUNNING"]
+    return Sample(
+        deployment_id=deployment.pk,
+        resolution_s=1,
+        at=second,
+        requests_running=0.0 if asleep else _sum_of(figures, "requests_running"),
+        requests_waiting=_sum(waiting + ([] if queued is None else [queued]), empty=0.0 if asleep else None),
+        kv_cache_usage=sum(usage) / len(usage) if usage else None,
+        prompt_tokens=0 if asleep else _tokens(readings, "prompt_tokens"),
+        completion_tokens=0 if asleep else _tokens(readings, "completion_tokens"),
+        requests_ok=0,
+        requests_failed=0,
+        replicas=float(len(running)),
+        cost_per_hour_usd=Decimal(claimed) * deployment.price_per_accelerator_hour_usd,
+        **_memory(deployment, running, board, asleep),
+    )
+
+
+def _memory(
+    deployment: Deployment, running: Sequence[Replica], board: Board, asleep: bool
+) -> dict[str, int | None]:
+    """Weights, KV cache and the rest, over all running replicas; None unless every one of them is known.
+
+    On CPU the rest is the processes' proportional set size without the two. On an accelerator the host's
+    figure says nothing of device memory, so the rest is not known there.
+    """
+    if asleep:
+        return {"weights_bytes": 0, "kv_cache_bytes": 0, "rest_bytes": 0}
+    facts = [_facts(replica, board) for replica in running]
+    weights = _all_of(facts, "weights_bytes")
+    kv_cache = _all_of(facts, "kv_cache_bytes")
+    processes = _all_of(facts, "process_memory_bytes")
+    rest = None
+    if _on_cpu(deployment) and None not in (weights, kv_cache, processes):
+        rest = max(0, (processes or 0) - (weights or 0) - (kv_cache or 0))
+    return {"weights_bytes": weights, "kv_cache_bytes": kv_cache, "rest_bytes": rest}
+
+
+def _facts(replica: Replica, board: Board) -> Mapping[str, Any]:
+    """Sizes as the page says now, else as they were noted on the replica's row."""
+    reading = board.readings.get(replica.replica_id)
+    return {**replica.facts, **(reading.figures if reading else {})}
+
+
+def _on_cpu(deployment: Deployment) -> bool:
+    revision = deployment.current_revision
+    return revision is not None and revision.engine.get("accelerator_type") is None
+
+
+def _all_of(facts: Sequence[Mapping[str, Any]], name: str) -> int | None:
+    if not facts or any(name not in fact for fact in facts):
+        return None
+    return int(sum(fact[name] for fact in facts))
+
+
+def _sum_of(figures: Sequence[Mapping[str, float]], name: str) -> float | None:
+    return _sum([figure[name] for figure in figures if name in figure], empty=None)
+
+
+def _sum(values: Sequence[float], *, empty: float | None) -> float | None:
+    return float(sum(values)) if values else empty
+
+
+def _tokens(readings: Sequence[Reading], name: str) -> int | None:
+    """Tokens of all replicas in this second; None when it is unknown for one of them, or for all."""
+    if not readings or any(reading.grown is None for reading in readings):
+        return None
+    return round(sum((reading.grown or {}).get(name, 0.0) for reading in readings))
+
+
+def finished_by_second(
+    records: Iterable[UsageRecord], *, deployments: Mapping[str, int], newest: int
+) -> dict[Key, Finished]:
+    """Records -> what each second's row gets. Seconds after `newest` (a clock ahead of ours) count there.
+
+    Failed: engine errors and 5xx. Requests refused as wrong (4xx) are in the ledger, but are no traffic.
+    """
+    found: dict[Key, Finished] = {}
+    for record in records:
+        deployment_id = deployments.get(record.deployment)
+        if deployment_id is None or not (record.failed or record.answered):
+            continue
+        second = min(int(record.finished_at), newest)
+        _count(found.setdefault((deployment_id, second), Finished()), record)
+    return found
+
+
+def _count(into: Finished, record: UsageRecord) -> None:
+    if record.failed:
+        into.requests_failed += 1
+        return
+    into.requests_ok += 1
+    if record.first_token_s is not None:
+        histogram.observe(into.ttft, record.first_token_s)
+    if record.per_token_s is not None:
+        histogram.observe(into.tpot, record.per_token_s)
+    if record.e2e_s is not None and record.outcome == "ok":
+        histogram.observe(into.e2e, record.e2e_s)
+
+
+def add_to_row(row: Sample, finished: Finished) -> None:
+    """Add finished requests to a row, saved or not, in memory."""
+    row.requests_ok = (row.requests_ok or 0) + finished.requests_ok
+    row.requests_failed = (row.requests_failed or 0) + finished.requests_failed
+    for name in ("ttft", "tpot", "e2e"):
+        stored = histogram.from_json(getattr(row, name))
+        setattr(row, name, histogram.to_json(histogram.merged([stored, getattr(finished, name)])))
+
+
+def add_to_stored_rows(found: Mapping[Key, Finished]) -> None:
+    """Add late requests to the rows of their seconds, in every resolution that has one.
+
+    Call it in the transaction that stores the records. Rows are locked finest first, as the roll-up does:
+    whoever comes second sees what the first one wrote.
+    """
+    if not found:
+        return
+    ids = {deployment_id for deployment_id, _ in found}
+    for resolution_s in RETENTION_S:
+        parts: dict[Key, list[Finished]] = {}
+        for (deployment_id, second), finished in found.items():
+            parts.setdefault((deployment_id, second // resolution_s * resolution_s), []).append(finished)
+        rows = Sample.objects.select_for_update().filter(
+            deployment_id__in=ids, resolution_s=resolution_s, at__in={at for _, at in parts}
+        )
+        changed = [row for row in rows if (row.deployment_id, row.at) in parts]
+        for row in changed:
+            for finished in parts[(row.deployment_id, row.at)]:
+                add_to_row(row, finished)
+        Sample.objects.bulk_update(changed, ["requests_ok", "requests_failed", "ttft", "tpot", "e2e"])
