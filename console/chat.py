@@ -176,7 +176,6 @@ class ChatConsumer(AsyncWebsocketConsumer):
             clock=reply.clock,
             prompt_tokens=done.prompt_tokens if done else None,
             completion_tokens=done.completion_tokens if done else None,
-            engine=done.engine if done else {},
             price=price,
         )
         stats["request_id"] = reply.request_id
@@ -184,9 +183,12 @@ class ChatConsumer(AsyncWebsocketConsumer):
         stats["deployment"] = reply.request.deployment
         frame: dict[str, Any] = {"t": "done", "state": reply.state}
         if reply.error:
-            stats["error"] = {"code": reply.error.code, "message": reply.error.message}
-            frame |= {"t": "error", "status": reply.error.status, "retry_after_s": reply.error.retry_after_s}
-            frame |= stats["error"]
+            stats["error"] = {
+                "code": reply.error.code,
+                "message": reply.error.message,
+                "retry_after_s": reply.error.retry_after_s,
+            }
+            frame |= {"t": "error", "status": reply.error.status, **stats["error"]}
         message = None
         if conversation_id is not None:
             message = await _stored(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -46,8 +46,6 @@ class Finished:
     finish_reason: str | None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
-    engine: dict[str, Any] = field(default_factory=dict)
-    """The engine's own figures for the request (time_to_first_token_ms …), where it sends them."""
 
 
 Piece = Started | Text | Finished
@@ -107,7 +105,6 @@ async def stream_chat(
 async def _pieces(response: httpx.Response) -> AsyncIterator[Piece]:
     finish_reason: str | None = None
     usage: dict[str, Any] = {}
-    engine: dict[str, Any] = {}
     try:
         async for data in _event_data(response):
             if data == b"[DONE]":
@@ -117,12 +114,10 @@ async def _pieces(response: httpx.Response) -> AsyncIterator[Piece]:
                     finish_reason=finish_reason,
                     prompt_tokens=usage.get("prompt_tokens"),
                     completion_tokens=usage.get("completion_tokens"),
-                    engine=engine,
                 )
                 return
             chunk = _parsed(data)
             usage = chunk.get("usage") or usage
-            engine = chunk.get("metrics") or engine
             for choice in chunk.get("choices") or []:
                 finish_reason = choice.get("finish_reason") or finish_reason
                 text = (choice.get("delta") or {}).get("content")

@@ -54,7 +54,6 @@ def stats_of(
     clock: ReplyClock,
     prompt_tokens: int | None,
     completion_tokens: int | None,
-    engine: dict[str, Any],
     price: ReplicaPrice | None,
 ) -> dict[str, Any]:
     """The figures under a reply, as stored and sent: seconds, tokens, and USD as text.
@@ -65,10 +64,8 @@ def stats_of(
     counted = completion_tokens is None
     tokens = clock.pieces if completion_tokens is None else completion_tokens
     total_s = (clock.ended_at or clock.started_at) - clock.started_at
-    engine_ttft_ms = engine.get("time_to_first_token_ms")
     return {
         "ttft_s": _rounded(clock.first_at, clock.started_at),
-        "engine_ttft_s": round(engine_ttft_ms / 1000, 6) if isinstance(engine_ttft_ms, int | float) else None,
         "tpot_s": _tpot_s(clock, tokens),
         "e2e_s": round(total_s, 6),
         "prompt_tokens": prompt_tokens,
@@ -79,6 +76,19 @@ def stats_of(
         "accelerators": price.accelerators if price else None,
         "price_per_accelerator_hour_usd": str(price.per_accelerator_hour_usd) if price else None,
     }
+
+
+def with_engine(stats: dict[str, Any], engine: dict[str, Any] | None) -> dict[str, Any]:
+    """The figures with what the engine's own record adds: its time to first token, and its count of tokens
+    where only pieces could be counted. static/js/chat_answer.js does the same for a reply just ended."""
+    if not engine:
+        return stats
+    merged = {**stats, "engine_ttft_s": engine["engine_ttft_s"]}
+    if stats.get("tokens_counted") and engine["completion_tokens"] is not None:
+        merged |= {"completion_tokens": engine["completion_tokens"], "tokens_counted": False}
+    if stats.get("prompt_tokens") is None:
+        merged["prompt_tokens"] = engine["prompt_tokens"]
+    return merged
 
 
 def _rounded(moment: float | None, start: float) -> float | None:

@@ -14,7 +14,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from console.chat_request import ChatRequest
-from console.models import ChatMessage, Conversation, User
+from console.models import ChatMessage, Conversation, RequestRecord, User
 
 TITLE_CHARACTERS = 60
 LISTED = 100
@@ -98,6 +98,21 @@ def add_reply(*, conversation_id: int, content: str, state: str, stats: dict[str
     )
 
 
+def engine_figures(*, user: User, request_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """What the usage records say of the user's own requests: `engine_ttft_s` (queue + prefill on the engine's
+    clock), `prompt_tokens` and `completion_tokens` as the engine counted, an aborted reply's too. A record
+    arrives a second or two after its reply."""
+    found = RequestRecord.objects.filter(pk__in=request_ids, user_name=user.username)
+    return {
+        record.pk: {
+            "engine_ttft_s": _sum(record.queue_s, record.prefill_s),
+            "prompt_tokens": record.prompt_tokens,
+            "completion_tokens": record.completion_tokens,
+        }
+        for record in found
+    }
+
+
 def title_of(text: str) -> str:
     """A conversation's name: its first message's first line, cut at a word."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "New chat")
@@ -105,6 +120,10 @@ def title_of(text: str) -> str:
         return line
     cut = line[:TITLE_CHARACTERS]
     return (cut.rsplit(" ", 1)[0] if " " in cut else cut).rstrip() + "…"
+
+
+def _sum(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second
 
 
 def _new_conversation(*, user: User, request: ChatRequest) -> Conversation:

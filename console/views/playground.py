@@ -21,6 +21,7 @@ from django.views.decorators.http import require_GET, require_POST
 
 from console import conversations, formats, states
 from console.auth import require
+from console.chat_stats import with_engine
 from console.firstrun import DEMO_FOLDER
 from console.models import Conversation, RegisteredModel
 
@@ -88,6 +89,14 @@ def conversation_list(request: HttpRequest) -> HttpResponse:
     return render(request, "playground/conversations.html", context)
 
 
+@require("viewer")
+@require_GET
+def request_figures(request: HttpRequest, request_id: str) -> HttpResponse:
+    """The engine's figures for one of one's own requests, once its usage record has arrived."""
+    figures = conversations.engine_figures(user=request.user, request_ids=[request_id])  # type: ignore[arg-type]
+    return JsonResponse({"known": request_id in figures, **figures.get(request_id, {})})
+
+
 def _page(request: HttpRequest, found: Conversation | None) -> HttpResponse:
     offered = _choices(time.time())
     exchanges = conversations.exchanges(found) if found else []
@@ -108,16 +117,29 @@ def _page(request: HttpRequest, found: Conversation | None) -> HttpResponse:
             "deployment": _deployment(request, found, offered),
             "settings": found.settings if found else None,
             "keeps_history": keeps,
-            "replies": {
-                exchange.question.pk: [
-                    {"text": reply.content, "state": reply.state, "stats": reply.stats}
-                    for reply in exchange.replies
-                ]
-                for exchange in exchanges
-            },
+            "replies": _replies(request, exchanges),
         },
     }
     return render(request, "playground/chat.html", context)
+
+
+def _replies(
+    request: HttpRequest, exchanges: list[conversations.Exchange]
+) -> dict[int, list[dict[str, Any]]]:
+    """Answers by the number of their question, with the engine's figures where they have arrived."""
+    ids = [str(reply.stats.get("request_id") or "") for one in exchanges for reply in one.replies]
+    figures = conversations.engine_figures(user=request.user, request_ids=ids)  # type: ignore[arg-type]
+    return {
+        one.question.pk: [
+            {
+                "text": reply.content,
+                "state": reply.state,
+                "stats": with_engine(reply.stats, figures.get(reply.stats.get("request_id", ""))),
+            }
+            for reply in one.replies
+        ]
+        for one in exchanges
+    }
 
 
 def _choices(now: float) -> list[dict[str, Any]]:
@@ -184,6 +206,7 @@ urlpatterns = [
     path("playground/choices/", choices, name="playground-choices"),
     path("playground/conversations/", conversation_list, name="playground-conversations"),
     path("playground/history/", history, name="playground-history"),
+    path("playground/requests/<str:request_id>/", request_figures, name="playground-request"),
     path("playground/<int:conversation_id>/", conversation, name="conversation"),
     path("playground/<int:conversation_id>/delete/", conversation_delete, name="conversation-delete"),
 ]

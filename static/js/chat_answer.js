@@ -16,11 +16,17 @@ const ADVICE = {
   console_error: 'The console’s log has the reason.',
 };
 
+const RETRIABLE = new Set([
+  'overloaded', 'unavailable', 'gateway_down', 'engine_error', 'broken_stream', 'connection_lost', 'unauthorised',
+]);
+const ENGINE_WAITS_MS = [1500, 3000, 6000];
+
 /** Wraps an <article class="a"> made from the page's template or sent by the server. */
 export class Answer {
-  constructor(element, { deploymentUrl }) {
+  constructor(element, { deploymentUrl, requestUrl }) {
     this.element = element;
     this.deploymentUrl = deploymentUrl;
+    this.requestUrl = requestUrl;
     this.versions = [];
     this.shown = -1;
     this.body = element.querySelector('[data-body]');
@@ -61,6 +67,28 @@ export class Answer {
     this.body.classList.remove('streaming');
     this.view.end();
     this.#figures(this.current);
+    this.#askEngine(this.current);
+  }
+
+  /** The engine's own figures come with the usage record, a second or two after the reply. */
+  async #askEngine(version) {
+    const id = version.stats.request_id;
+    if (!id) return;
+    for (const wait of ENGINE_WAITS_MS) {
+      await new Promise((resolve) => { setTimeout(resolve, wait); });
+      const answer = await fetch(this.requestUrl.replace('ID', encodeURIComponent(id)));
+      const engine = answer.ok ? await answer.json() : { known: false };
+      if (!engine.known) continue;
+      const { stats } = version;
+      stats.engine_ttft_s = engine.engine_ttft_s;
+      stats.prompt_tokens ??= engine.prompt_tokens;
+      if (stats.tokens_counted && engine.completion_tokens !== null) {
+        stats.completion_tokens = engine.completion_tokens;
+        stats.tokens_counted = false;
+      }
+      if (version === this.current) this.#figures(version);
+      return;
+    }
   }
 
   #find(name) {
@@ -124,6 +152,7 @@ export class Answer {
     this.#find('error-text').textContent = error.message || 'The reply failed.';
     const wait = error.retry_after_s ? ` It asks to wait ${duration(error.retry_after_s)}.` : '';
     this.#find('error-advice').textContent = `${ADVICE[error.code] ?? ''}${wait}`;
+    this.#find('retry').hidden = !RETRIABLE.has(error.code);
     const link = this.#find('error-link');
     const name = version.stats.deployment;
     link.hidden = !name || ['gateway_down', 'connection_lost', 'context_overflow'].includes(error.code);

@@ -29,7 +29,7 @@ let following = true;
 
 function adopt() {
   for (const element of log.querySelectorAll('[data-exchange]')) {
-    const answer = new Answer(element.querySelector('[data-answer]'), { deploymentUrl: urls.deploymentUrl });
+    const answer = new Answer(element.querySelector('[data-answer]'), urls);
     const kept = data.replies[element.dataset.exchange] ?? [];
     answer.adopt(kept.length ? kept : [{ text: '', state: 'error', stats: {} }]);
     exchanges.push({ element, question: element.querySelector('[data-question]').textContent, answer });
@@ -102,7 +102,7 @@ function ask(question) {
   const element = document.getElementById('exchange-template').content.firstElementChild.cloneNode(true);
   element.querySelector('[data-question]').textContent = question;
   log.append(element);
-  const answer = new Answer(element.querySelector('[data-answer]'), { deploymentUrl: urls.deploymentUrl });
+  const answer = new Answer(element.querySelector('[data-answer]'), urls);
   exchanges.push({ element, question, answer });
   following = true;
   request(exchanges.length - 1, false);
@@ -216,7 +216,7 @@ function afterChange() {
   document.getElementById('blank').hidden = exchanges.length > 0;
   document.getElementById('view-code').disabled = !chosen();
   exchanges.forEach((one, index) => {
-    one.element.querySelector('[data-again]').hidden = index !== exchanges.length - 1;
+    one.element.classList.toggle('last', index === exchanges.length - 1);
   });
   const stats = exchanges.flatMap((one) => one.answer.versions.map((version) => version.stats));
   for (const [name, value] of Object.entries(summary(stats))) {
@@ -326,7 +326,7 @@ log.addEventListener('click', (event) => {
   const answer = exchanges[index]?.answer;
   if ('copyCode' in button.dataset) copy(button.closest('.md-code').querySelector('code').textContent, button);
   else if ('copyReply' in button.dataset) copy(answer.current.text, button);
-  else if ('again' in button.dataset && !coming && !sendButton.disabled) request(index, true);
+  else if (('again' in button.dataset || 'retry' in button.dataset) && !coming && !sendButton.disabled) request(index, true);
   else if ('older' in button.dataset || 'newer' in button.dataset) {
     answer.show(answer.shown + ('newer' in button.dataset ? 1 : -1));
     afterChange();
