@@ -126,7 +126,7 @@ class Deployment(models.Model):
 
 
 class Revision(models.Model):
-    """An immutable engine definition (serving.spec.EngineSpec as JSON); inserted by actions, never updated."""
+    """An immutable engine definition (serving.spec.EngineSpec as JSON); inserted, never updated."""
 
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="revisions")
     number = models.PositiveIntegerField()
@@ -403,7 +403,7 @@ class Conversation(models.Model):
 
 
 class ChatMessage(models.Model):
-    """One turn. `stats`: ttft_s, tpot_s, prompt_tokens, completion_tokens, tokens_per_s, cost_usd, request_id."""
+    """One turn. `stats`: ttft_s, tpot_s, prompt_tokens, completion_tokens, tokens_per_s, cost_usd …"""
 
     conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
     role = models.CharField(max_length=10)

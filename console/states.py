@@ -12,7 +12,7 @@ from typing import Any
 from django.conf import settings
 
 from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState, Event, Replica
-from serving.observed import START_PHASES, STALE_AFTER_S, PhaseInput, phase_of
+from serving.observed import STALE_AFTER_S, START_PHASES, PhaseInput, phase_of
 
 PHASE_LABELS = {
     "queued": "Queued",

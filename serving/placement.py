@@ -78,10 +78,13 @@ def check_placeable(
     free = {node.node_id: _count(node, wanted.accelerator_type) for node in alive}
     for claim in held:
         _take(claim, free)
-    if not _take(wanted, free):
+    left_over = dict(free)
+    if not _take(wanted, left_over):
+        left = sum(free.values())
         raise NotPlaceable(
-            f"{wanted.deployment} cannot be placed: it needs {_amount(wanted, wanted.per_replica)} per replica"
-            f" and {_amount(wanted, sum(free.values()))} {'is' if sum(free.values()) == 1 else 'are'} free."
+            f"{wanted.deployment} cannot be placed: it needs"
+            f" {_amount(wanted, wanted.per_replica * wanted.replicas)}"
+            f" and {_amount(wanted, left)} {'is' if left == 1 else 'are'} free."
             " Stop or shrink another deployment, or choose a smaller topology.",
             arithmetic=lines,
         )
@@ -122,7 +125,11 @@ def _check_memory(
         return ["Weights: size unknown until the model is read"]
     total = weight_bytes
     if engine.dtype in DTYPE_BYTES and parameters:
-        total = max(1, parameters) * DTYPE_BYTES[engine.dtype] if _is_unquantized(weight_bytes, parameters) else total
+        total = (
+            max(1, parameters) * DTYPE_BYTES[engine.dtype]
+            if _is_unquantized(weight_bytes, parameters)
+            else total
+        )
     ranks = engine.accelerators_per_replica
     per_rank = total // ranks
     if engine.accelerator_type is None:
@@ -145,7 +152,9 @@ def _check_memory(
         )
         fits = per_rank < budget
     if not fits:
-        raise NotPlaceable(f"The weights do not fit. {line}.", arithmetic=[line], field="tensor_parallel_size")
+        raise NotPlaceable(
+            f"The weights do not fit. {line}.", arithmetic=[line], field="tensor_parallel_size"
+        )
     return [line]
 
 
@@ -176,8 +185,9 @@ def _amount(claim: Claim, count: int) -> str:
 
 
 def _needs_line(claim: Claim) -> str:
+    plural = "" if claim.replicas == 1 else "s"
     return (
-        f"Needs: {claim.replicas} replica{'' if claim.replicas == 1 else 's'} × TP {claim.tensor_parallel_size}"
+        f"Needs: {claim.replicas} replica{plural} × TP {claim.tensor_parallel_size}"
         f" × PP {claim.pipeline_parallel_size} = {_amount(claim, claim.per_replica * claim.replicas)}"
     )
 
@@ -189,7 +199,9 @@ def _has_lines(claim: Claim, alive: list[Node]) -> list[str]:
 
 
 def _held_lines(held: list[Claim]) -> list[str]:
-    return [f"{claim.deployment} holds {_amount(claim, claim.per_replica * claim.replicas)}" for claim in held]
+    return [
+        f"{claim.deployment} holds {_amount(claim, claim.per_replica * claim.replicas)}" for claim in held
+    ]
 
 
 def _gib(size_bytes: int) -> str:

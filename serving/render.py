@@ -101,9 +101,7 @@ def _runtime_env(options: ClusterOptions, secret_env: dict[str, str] | None = No
     return {"env_vars": env} if env else {}
 
 
-def _gateway_app(
-    specs: list[DeploymentSpec], table: GatewayTable, options: ClusterOptions
-) -> dict[str, Any]:
+def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: ClusterOptions) -> dict[str, Any]:
     models = {
         spec.name: {
             "app": app_name(spec.name),

@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,38}[a-z0-9])?$"
-NAME_HELP = "1 to 40 lower-case letters, digits, dots and hyphens, beginning and ending with a letter or digit"
+NAME_HELP = (
+    "1 to 40 lower-case letters, digits, dots and hyphens, beginning and ending with a letter or digit"
+)
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 FORBIDDEN_ENGINE_KWARGS = {
@@ -68,7 +70,9 @@ class EngineSpec(BaseModel):
             if name in FORBIDDEN_ENGINE_KWARGS:
                 raise ValueError(f"“{name}” cannot be set here: {FORBIDDEN_ENGINE_KWARGS[name]}")
             if not _is_plain(given):
-                raise ValueError(f"“{name}” must be text, a number, true, false, null, or a list or map of these")
+                raise ValueError(
+                    f"“{name}” must be text, a number, true, false, null, or a list or map of these"
+                )
         return value
 
 

@@ -112,9 +112,7 @@ def write_progress(
         status.last_phase = phase
         status.save()
         if before != (phase, status.generation, status.replicas_running, status.replicas_target):
-            live.publish_changed(
-                ["overview", "deployments", f"deployment:{deployment.name}"], "status"
-            )
+            live.publish_changed(["overview", "deployments", f"deployment:{deployment.name}"], "status")
     return phase
 
 

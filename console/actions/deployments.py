@@ -116,7 +116,9 @@ def edit_deployment(
                 after=_capacity_json(new_capacity),
             )
         if new_engine != old_engine:
-            revision = _add_revision(actor, deployment, new_engine, note=note or _engine_words(old_engine, new_engine))
+            revision = _add_revision(
+                actor, deployment, new_engine, note=note or _engine_words(old_engine, new_engine)
+            )
             _new_generation(deployment)
             _noted(
                 actor,
@@ -129,9 +131,7 @@ def edit_deployment(
     return deployment
 
 
-def roll_back(
-    *, actor: Actor, name: str, revision: int, expected_version: int | None = None
-) -> Deployment:
+def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int | None = None) -> Deployment:
     """Make an earlier revision's engine the present one, as a new revision; capacity stays as it is."""
     deployment = find_deployment(name)
     version = deployment.version if expected_version is None else expected_version
@@ -177,11 +177,16 @@ def retry_deployment(*, actor: Actor, name: str) -> Deployment:
     """Try a failed deployment again as it is."""
     deployment = find_deployment(name)
     status = DeploymentStatus.objects.filter(deployment=deployment).first()
-    failed = status is not None and status.failed_at is not None and status.generation == deployment.generation
+    failed = (
+        status is not None and status.failed_at is not None and status.generation == deployment.generation
+    )
     if not failed:
         raise InvalidSpec(f"{name} has not failed, so there is nothing to try again.")
     check_against_cluster(
-        name=name, engine=engine_of(deployment), capacity=capacity_of(deployment), facts=deployment.model.facts
+        name=name,
+        engine=engine_of(deployment),
+        capacity=capacity_of(deployment),
+        facts=deployment.model.facts,
     )
     with transaction.atomic():
         _claim_version(deployment, deployment.version, desired_state=DesiredState.RUNNING)
@@ -196,7 +201,10 @@ def delete_deployment(*, actor: Actor, name: str, typed_name: str | None = None)
     if typed_name is not None and typed_name.strip() != name:
         raise InvalidSpec(f"Type {name} to confirm; it was not deleted.", field="typed_name")
     with transaction.atomic():
-        last = {"engine": _engine_json(engine_of(deployment)), "capacity": _capacity_json(capacity_of(deployment))}
+        last = {
+            "engine": _engine_json(engine_of(deployment)),
+            "capacity": _capacity_json(capacity_of(deployment)),
+        }
         Deployment.objects.filter(pk=deployment.pk).update(current_revision=None)
         Deployment.objects.filter(pk=deployment.pk).delete()
         record(
@@ -233,7 +241,9 @@ def capacity_of(deployment: Deployment) -> CapacitySpec:
 
 def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpec:
     """An EngineSpec from a form's or the API's map; defaults come from the model's facts."""
-    values = {key: value for key, value in given.items() if key not in ("model", "model_source", "hub_revision")}
+    values = {
+        key: value for key, value in given.items() if key not in ("model", "model_source", "hub_revision")
+    }
     facts = registered.facts or {}
     if values.get("max_model_len") in (None, ""):
         values["max_model_len"] = facts.get("max_context_tokens") or FALLBACK_CONTEXT_TOKENS

@@ -17,7 +17,9 @@ def create_key(*, actor: Actor, name: str) -> tuple[ApiKey, str]:
     """A new key and its plaintext, which the caller must show now or never."""
     name = name.strip()
     if not 1 <= len(name) <= 80:
-        raise InvalidSpec("Give the key a name of 1 to 80 characters, such as the app that will use it.", field="name")
+        raise InvalidSpec(
+            "Give the key a name of 1 to 80 characters, such as the app that will use it.", field="name"
+        )
     plaintext = keys.new_key()
     with transaction.atomic():
         key = ApiKey.objects.create(

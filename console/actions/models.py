@@ -46,9 +46,13 @@ def register_model(
     try:
         with transaction.atomic():
             model.save()
-            _noted(actor, model, kind="model.registered", message=f"Model {name} registered from {model.source}")
+            _noted(
+                actor, model, kind="model.registered", message=f"Model {name} registered from {model.source}"
+            )
     except IntegrityError:
-        raise InvalidSpec(f"There already is a model called {name}; choose another name.", field="name") from None
+        raise InvalidSpec(
+            f"There already is a model called {name}; choose another name.", field="name"
+        ) from None
     return model
 
 
@@ -79,7 +83,14 @@ def edit_model(
         if not written:
             raise _conflict(model.pk)
         after = {name: getattr(model, name) for name in EDITABLE}
-        _noted(actor, model, kind="model.edited", message=f"Model {model.name} edited", before=before, after=after)
+        _noted(
+            actor,
+            model,
+            kind="model.edited",
+            message=f"Model {model.name} edited",
+            before=before,
+            after=after,
+        )
     model.refresh_from_db()
     return model
 
@@ -122,7 +133,9 @@ def _checked(*, source_kind: str, source: str, hub_revision: str, note: str) -> 
     if source_kind == SourceKind.HUB and not HUB_ID.match(source):
         raise InvalidSpec("A hub id looks like organisation/model.", field="source")
     if source_kind == SourceKind.OBJECT_STORE and not OBJECT_ADDRESS.match(source):
-        raise InvalidSpec("An object-store address looks like s3://bucket/path or gs://bucket/path.", field="source")
+        raise InvalidSpec(
+            "An object-store address looks like s3://bucket/path or gs://bucket/path.", field="source"
+        )
     if hub_revision and source_kind != SourceKind.HUB:
         raise InvalidSpec("Only a hub model has a revision.", field="hub_revision")
     if hub_revision and not HUB_REVISION.match(hub_revision):

@@ -11,377 +11,720 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('auth', '0012_alter_user_first_name_max_length'),
+        ("auth", "0012_alter_user_first_name_max_length"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='ClusterStatus',
+            name="ClusterStatus",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('reachable', models.BooleanField(default=False)),
-                ('error', models.TextField(blank=True)),
-                ('observed_at', models.FloatField(null=True)),
-                ('ray_version', models.CharField(blank=True, max_length=40)),
-                ('nodes', models.JSONField(default=list)),
-                ('gateway_status', models.CharField(blank=True, max_length=20)),
-                ('put_digest', models.CharField(blank=True, max_length=64)),
-                ('put_at', models.FloatField(null=True)),
-                ('rejected_digest', models.CharField(blank=True, max_length=64)),
-                ('rejected_message', models.TextField(blank=True)),
-                ('decision', models.CharField(blank=True, max_length=200)),
-                ('reconciled_at', models.FloatField(null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("reachable", models.BooleanField(default=False)),
+                ("error", models.TextField(blank=True)),
+                ("observed_at", models.FloatField(null=True)),
+                ("ray_version", models.CharField(blank=True, max_length=40)),
+                ("nodes", models.JSONField(default=list)),
+                ("gateway_status", models.CharField(blank=True, max_length=20)),
+                ("put_digest", models.CharField(blank=True, max_length=64)),
+                ("put_at", models.FloatField(null=True)),
+                ("rejected_digest", models.CharField(blank=True, max_length=64)),
+                ("rejected_message", models.TextField(blank=True)),
+                ("decision", models.CharField(blank=True, max_length=200)),
+                ("reconciled_at", models.FloatField(null=True)),
             ],
         ),
         migrations.CreateModel(
-            name='Lease',
+            name="Lease",
             fields=[
-                ('name', models.CharField(max_length=40, primary_key=True, serialize=False)),
-                ('holder', models.CharField(blank=True, max_length=200)),
-                ('token', models.PositiveBigIntegerField(default=0)),
-                ('expires_at', models.FloatField(default=0)),
+                ("name", models.CharField(max_length=40, primary_key=True, serialize=False)),
+                ("holder", models.CharField(blank=True, max_length=200)),
+                ("token", models.PositiveBigIntegerField(default=0)),
+                ("expires_at", models.FloatField(default=0)),
             ],
         ),
         migrations.CreateModel(
-            name='User',
+            name="User",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('password', models.CharField(max_length=128, verbose_name='password')),
-                ('last_login', models.DateTimeField(blank=True, null=True, verbose_name='last login')),
-                ('is_superuser', models.BooleanField(default=False, help_text='Designates that this user has all permissions without explicitly assigning them.', verbose_name='superuser status')),
-                ('username', models.CharField(error_messages={'unique': 'A user with that username already exists.'}, help_text='Required. 150 characters or fewer. Letters, digits and @/./+/-/_ only.', max_length=150, unique=True, validators=[django.contrib.auth.validators.UnicodeUsernameValidator()], verbose_name='username')),
-                ('first_name', models.CharField(blank=True, max_length=150, verbose_name='first name')),
-                ('last_name', models.CharField(blank=True, max_length=150, verbose_name='last name')),
-                ('email', models.EmailField(blank=True, max_length=254, verbose_name='email address')),
-                ('is_staff', models.BooleanField(default=False, help_text='Designates whether the user can log into this admin site.', verbose_name='staff status')),
-                ('is_active', models.BooleanField(default=True, help_text='Designates whether this user should be treated as active. Unselect this instead of deleting accounts.', verbose_name='active')),
-                ('date_joined', models.DateTimeField(default=django.utils.timezone.now, verbose_name='date joined')),
-                ('role', models.CharField(choices=[('viewer', 'Viewer'), ('operator', 'Operator'), ('admin', 'Admin')], default='viewer', max_length=10)),
-                ('keep_chat_history', models.BooleanField(default=True)),
-                ('groups', models.ManyToManyField(blank=True, help_text='The groups this user belongs to. A user will get all permissions granted to each of their groups.', related_name='user_set', related_query_name='user', to='auth.group', verbose_name='groups')),
-                ('user_permissions', models.ManyToManyField(blank=True, help_text='Specific permissions for this user.', related_name='user_set', related_query_name='user', to='auth.permission', verbose_name='user permissions')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("password", models.CharField(max_length=128, verbose_name="password")),
+                ("last_login", models.DateTimeField(blank=True, null=True, verbose_name="last login")),
+                (
+                    "is_superuser",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Designates that this user has all permissions without explicitly assigning them.",
+                        verbose_name="superuser status",
+                    ),
+                ),
+                (
+                    "username",
+                    models.CharField(
+                        error_messages={"unique": "A user with that username already exists."},
+                        help_text="Required. 150 characters or fewer. Letters, digits and @/./+/-/_ only.",
+                        max_length=150,
+                        unique=True,
+                        validators=[django.contrib.auth.validators.UnicodeUsernameValidator()],
+                        verbose_name="username",
+                    ),
+                ),
+                ("first_name", models.CharField(blank=True, max_length=150, verbose_name="first name")),
+                ("last_name", models.CharField(blank=True, max_length=150, verbose_name="last name")),
+                ("email", models.EmailField(blank=True, max_length=254, verbose_name="email address")),
+                (
+                    "is_staff",
+                    models.BooleanField(
+                        default=False,
+                        help_text="Designates whether the user can log into this admin site.",
+                        verbose_name="staff status",
+                    ),
+                ),
+                (
+                    "is_active",
+                    models.BooleanField(
+                        default=True,
+                        help_text="Designates whether this user should be treated as active. Unselect this instead of deleting accounts.",
+                        verbose_name="active",
+                    ),
+                ),
+                (
+                    "date_joined",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="date joined"),
+                ),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[("viewer", "Viewer"), ("operator", "Operator"), ("admin", "Admin")],
+                        default="viewer",
+                        max_length=10,
+                    ),
+                ),
+                ("keep_chat_history", models.BooleanField(default=True)),
+                (
+                    "groups",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="The groups this user belongs to. A user will get all permissions granted to each of their groups.",
+                        related_name="user_set",
+                        related_query_name="user",
+                        to="auth.group",
+                        verbose_name="groups",
+                    ),
+                ),
+                (
+                    "user_permissions",
+                    models.ManyToManyField(
+                        blank=True,
+                        help_text="Specific permissions for this user.",
+                        related_name="user_set",
+                        related_query_name="user",
+                        to="auth.permission",
+                        verbose_name="user permissions",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'user',
-                'verbose_name_plural': 'users',
-                'abstract': False,
+                "verbose_name": "user",
+                "verbose_name_plural": "users",
+                "abstract": False,
             },
             managers=[
-                ('objects', django.contrib.auth.models.UserManager()),
+                ("objects", django.contrib.auth.models.UserManager()),
             ],
         ),
         migrations.CreateModel(
-            name='ApiKey',
+            name="ApiKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=80)),
-                ('digest', models.CharField(max_length=64, unique=True)),
-                ('prefix', models.CharField(max_length=12)),
-                ('kind', models.CharField(choices=[('user', 'User'), ('internal', 'Internal')], default='user', max_length=8)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('revoked_at', models.DateTimeField(blank=True, null=True)),
-                ('last_used_at', models.DateTimeField(blank=True, null=True)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=80)),
+                ("digest", models.CharField(max_length=64, unique=True)),
+                ("prefix", models.CharField(max_length=12)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("user", "User"), ("internal", "Internal")], default="user", max_length=8
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("revoked_at", models.DateTimeField(blank=True, null=True)),
+                ("last_used_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at'],
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='ApiToken',
+            name="ApiToken",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=80)),
-                ('digest', models.CharField(max_length=64, unique=True)),
-                ('prefix', models.CharField(max_length=12)),
-                ('role', models.CharField(choices=[('viewer', 'Viewer'), ('operator', 'Operator'), ('admin', 'Admin')], max_length=10)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('revoked_at', models.DateTimeField(blank=True, null=True)),
-                ('last_used_at', models.DateTimeField(blank=True, null=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tokens', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=80)),
+                ("digest", models.CharField(max_length=64, unique=True)),
+                ("prefix", models.CharField(max_length=12)),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[("viewer", "Viewer"), ("operator", "Operator"), ("admin", "Admin")],
+                        max_length=10,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("revoked_at", models.DateTimeField(blank=True, null=True)),
+                ("last_used_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="tokens",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-created_at'],
+                "ordering": ["-created_at"],
             },
         ),
         migrations.CreateModel(
-            name='Conversation',
+            name="Conversation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('title', models.CharField(max_length=120)),
-                ('deployment_name', models.CharField(max_length=40)),
-                ('settings', models.JSONField(default=dict)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True, db_index=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='conversations', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("title", models.CharField(max_length=120)),
+                ("deployment_name", models.CharField(max_length=40)),
+                ("settings", models.JSONField(default=dict)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True, db_index=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="conversations",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-updated_at'],
+                "ordering": ["-updated_at"],
             },
         ),
         migrations.CreateModel(
-            name='ChatMessage',
+            name="ChatMessage",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('role', models.CharField(max_length=10)),
-                ('content', models.TextField(blank=True)),
-                ('state', models.CharField(default='complete', help_text='complete, stopped or error', max_length=10)),
-                ('stats', models.JSONField(default=dict)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('conversation', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='messages', to='console.conversation')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("role", models.CharField(max_length=10)),
+                ("content", models.TextField(blank=True)),
+                (
+                    "state",
+                    models.CharField(
+                        default="complete", help_text="complete, stopped or error", max_length=10
+                    ),
+                ),
+                ("stats", models.JSONField(default=dict)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "conversation",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="messages",
+                        to="console.conversation",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['id'],
+                "ordering": ["id"],
             },
         ),
         migrations.CreateModel(
-            name='Deployment',
+            name="Deployment",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.SlugField(max_length=40, unique=True)),
-                ('desired_state', models.CharField(choices=[('running', 'Running'), ('stopped', 'Stopped')], default='running', max_length=8)),
-                ('generation', models.PositiveIntegerField(default=1)),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('requested_at', models.FloatField(help_text='When this generation was asked for, epoch seconds')),
-                ('colour', models.PositiveSmallIntegerField(default=1)),
-                ('min_replicas', models.PositiveIntegerField(default=1)),
-                ('max_replicas', models.PositiveIntegerField(default=1, validators=[django.core.validators.MinValueValidator(1)])),
-                ('target_ongoing_requests', models.FloatField(default=8.0)),
-                ('idle_before_zero_s', models.PositiveIntegerField(blank=True, null=True)),
-                ('price_per_accelerator_hour_usd', models.DecimalField(decimal_places=6, default=Decimal('0'), max_digits=12)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.SlugField(max_length=40, unique=True)),
+                (
+                    "desired_state",
+                    models.CharField(
+                        choices=[("running", "Running"), ("stopped", "Stopped")],
+                        default="running",
+                        max_length=8,
+                    ),
+                ),
+                ("generation", models.PositiveIntegerField(default=1)),
+                ("version", models.PositiveIntegerField(default=1)),
+                (
+                    "requested_at",
+                    models.FloatField(help_text="When this generation was asked for, epoch seconds"),
+                ),
+                ("colour", models.PositiveSmallIntegerField(default=1)),
+                ("min_replicas", models.PositiveIntegerField(default=1)),
+                (
+                    "max_replicas",
+                    models.PositiveIntegerField(
+                        default=1, validators=[django.core.validators.MinValueValidator(1)]
+                    ),
+                ),
+                ("target_ongoing_requests", models.FloatField(default=8.0)),
+                ("idle_before_zero_s", models.PositiveIntegerField(blank=True, null=True)),
+                (
+                    "price_per_accelerator_hour_usd",
+                    models.DecimalField(decimal_places=6, default=Decimal("0"), max_digits=12),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='DeploymentStatus',
+            name="DeploymentStatus",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('generation', models.PositiveIntegerField(default=0)),
-                ('revision', models.PositiveIntegerField(default=0)),
-                ('app_status', models.CharField(blank=True, max_length=20)),
-                ('observed_at', models.FloatField(null=True)),
-                ('replicas_running', models.PositiveIntegerField(default=0)),
-                ('replicas_target', models.PositiveIntegerField(default=0)),
-                ('queued_at', models.FloatField(null=True)),
-                ('placing_at', models.FloatField(null=True)),
-                ('loading_at', models.FloatField(null=True)),
-                ('warming_at', models.FloatField(null=True)),
-                ('ready_at', models.FloatField(null=True)),
-                ('failed_at', models.FloatField(null=True)),
-                ('asleep_at', models.FloatField(null=True)),
-                ('failure', models.JSONField(blank=True, help_text='{code, cause, advice, raw}', null=True)),
-                ('message', models.TextField(blank=True)),
-                ('last_phase', models.CharField(blank=True, help_text='phase of the last event written', max_length=10)),
-                ('deployment', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='status', to='console.deployment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("generation", models.PositiveIntegerField(default=0)),
+                ("revision", models.PositiveIntegerField(default=0)),
+                ("app_status", models.CharField(blank=True, max_length=20)),
+                ("observed_at", models.FloatField(null=True)),
+                ("replicas_running", models.PositiveIntegerField(default=0)),
+                ("replicas_target", models.PositiveIntegerField(default=0)),
+                ("queued_at", models.FloatField(null=True)),
+                ("placing_at", models.FloatField(null=True)),
+                ("loading_at", models.FloatField(null=True)),
+                ("warming_at", models.FloatField(null=True)),
+                ("ready_at", models.FloatField(null=True)),
+                ("failed_at", models.FloatField(null=True)),
+                ("asleep_at", models.FloatField(null=True)),
+                ("failure", models.JSONField(blank=True, help_text="{code, cause, advice, raw}", null=True)),
+                ("message", models.TextField(blank=True)),
+                (
+                    "last_phase",
+                    models.CharField(blank=True, help_text="phase of the last event written", max_length=10),
+                ),
+                (
+                    "deployment",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="status",
+                        to="console.deployment",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='PriceChange',
+            name="PriceChange",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('from_at', models.FloatField()),
-                ('price_per_accelerator_hour_usd', models.DecimalField(decimal_places=6, max_digits=12)),
-                ('deployment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='price_changes', to='console.deployment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("from_at", models.FloatField()),
+                ("price_per_accelerator_hour_usd", models.DecimalField(decimal_places=6, max_digits=12)),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="price_changes",
+                        to="console.deployment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['from_at'],
+                "ordering": ["from_at"],
             },
         ),
         migrations.CreateModel(
-            name='RegisteredModel',
+            name="RegisteredModel",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.SlugField(max_length=63, unique=True)),
-                ('source_kind', models.CharField(choices=[('folder', 'Local folder'), ('hub', 'Hub repository'), ('object_store', 'Object store')], max_length=12)),
-                ('source', models.CharField(max_length=1000)),
-                ('hub_revision', models.CharField(blank=True, max_length=200)),
-                ('hub_token_encrypted', models.TextField(blank=True)),
-                ('note', models.CharField(blank=True, max_length=500)),
-                ('facts', models.JSONField(blank=True, default=dict)),
-                ('problems', models.JSONField(blank=True, default=list)),
-                ('inspected_at', models.DateTimeField(blank=True, null=True)),
-                ('version', models.PositiveIntegerField(default=1)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('updated_at', models.DateTimeField(auto_now=True)),
-                ('created_by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.SlugField(max_length=63, unique=True)),
+                (
+                    "source_kind",
+                    models.CharField(
+                        choices=[
+                            ("folder", "Local folder"),
+                            ("hub", "Hub repository"),
+                            ("object_store", "Object store"),
+                        ],
+                        max_length=12,
+                    ),
+                ),
+                ("source", models.CharField(max_length=1000)),
+                ("hub_revision", models.CharField(blank=True, max_length=200)),
+                ("hub_token_encrypted", models.TextField(blank=True)),
+                ("note", models.CharField(blank=True, max_length=500)),
+                ("facts", models.JSONField(blank=True, default=dict)),
+                ("problems", models.JSONField(blank=True, default=list)),
+                ("inspected_at", models.DateTimeField(blank=True, null=True)),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+                (
+                    "created_by",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'ordering': ['name'],
+                "ordering": ["name"],
             },
         ),
         migrations.AddField(
-            model_name='deployment',
-            name='model',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='deployments', to='console.registeredmodel'),
+            model_name="deployment",
+            name="model",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="deployments",
+                to="console.registeredmodel",
+            ),
         ),
         migrations.CreateModel(
-            name='Revision',
+            name="Revision",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('number', models.PositiveIntegerField()),
-                ('engine', models.JSONField()),
-                ('note', models.CharField(blank=True, max_length=300)),
-                ('rolled_back_from', models.PositiveIntegerField(blank=True, null=True)),
-                ('author_name', models.CharField(default='system', max_length=150)),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('author', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL)),
-                ('deployment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='revisions', to='console.deployment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("number", models.PositiveIntegerField()),
+                ("engine", models.JSONField()),
+                ("note", models.CharField(blank=True, max_length=300)),
+                ("rolled_back_from", models.PositiveIntegerField(blank=True, null=True)),
+                ("author_name", models.CharField(default="system", max_length=150)),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "author",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="revisions",
+                        to="console.deployment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-number'],
+                "ordering": ["-number"],
             },
         ),
         migrations.AddField(
-            model_name='deployment',
-            name='current_revision',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='current_for', to='console.revision'),
+            model_name="deployment",
+            name="current_revision",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="current_for",
+                to="console.revision",
+            ),
         ),
         migrations.CreateModel(
-            name='Sample',
+            name="Sample",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('resolution_s', models.PositiveIntegerField()),
-                ('at', models.BigIntegerField(help_text='start of the interval, epoch seconds')),
-                ('requests_running', models.FloatField(null=True)),
-                ('requests_waiting', models.FloatField(null=True)),
-                ('kv_cache_usage', models.FloatField(help_text='0 to 1', null=True)),
-                ('prompt_tokens', models.BigIntegerField(null=True)),
-                ('completion_tokens', models.BigIntegerField(null=True)),
-                ('requests_ok', models.IntegerField(null=True)),
-                ('requests_failed', models.IntegerField(null=True)),
-                ('replicas', models.FloatField(null=True)),
-                ('weights_bytes', models.BigIntegerField(null=True)),
-                ('kv_cache_bytes', models.BigIntegerField(null=True)),
-                ('rest_bytes', models.BigIntegerField(null=True)),
-                ('cost_per_hour_usd', models.DecimalField(decimal_places=6, max_digits=14, null=True)),
-                ('ttft', models.JSONField(default=dict)),
-                ('tpot', models.JSONField(default=dict)),
-                ('e2e', models.JSONField(default=dict)),
-                ('deployment', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='samples', to='console.deployment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("resolution_s", models.PositiveIntegerField()),
+                ("at", models.BigIntegerField(help_text="start of the interval, epoch seconds")),
+                ("requests_running", models.FloatField(null=True)),
+                ("requests_waiting", models.FloatField(null=True)),
+                ("kv_cache_usage", models.FloatField(help_text="0 to 1", null=True)),
+                ("prompt_tokens", models.BigIntegerField(null=True)),
+                ("completion_tokens", models.BigIntegerField(null=True)),
+                ("requests_ok", models.IntegerField(null=True)),
+                ("requests_failed", models.IntegerField(null=True)),
+                ("replicas", models.FloatField(null=True)),
+                ("weights_bytes", models.BigIntegerField(null=True)),
+                ("kv_cache_bytes", models.BigIntegerField(null=True)),
+                ("rest_bytes", models.BigIntegerField(null=True)),
+                ("cost_per_hour_usd", models.DecimalField(decimal_places=6, max_digits=14, null=True)),
+                ("ttft", models.JSONField(default=dict)),
+                ("tpot", models.JSONField(default=dict)),
+                ("e2e", models.JSONField(default=dict)),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="samples",
+                        to="console.deployment",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Event',
+            name="Event",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('at', models.DateTimeField(auto_now_add=True, db_index=True)),
-                ('actor', models.CharField(default='system', max_length=150)),
-                ('source', models.CharField(default='system', help_text='page, api, cli or system', max_length=10)),
-                ('subject_kind', models.CharField(max_length=20)),
-                ('subject_name', models.CharField(max_length=100)),
-                ('kind', models.CharField(max_length=40)),
-                ('level', models.CharField(default='info', help_text='info, ok, warn or bad', max_length=8)),
-                ('message', models.CharField(max_length=500)),
-                ('before', models.JSONField(blank=True, null=True)),
-                ('after', models.JSONField(blank=True, null=True)),
-                ('deployment', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='events', to='console.deployment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("at", models.DateTimeField(auto_now_add=True, db_index=True)),
+                ("actor", models.CharField(default="system", max_length=150)),
+                (
+                    "source",
+                    models.CharField(default="system", help_text="page, api, cli or system", max_length=10),
+                ),
+                ("subject_kind", models.CharField(max_length=20)),
+                ("subject_name", models.CharField(max_length=100)),
+                ("kind", models.CharField(max_length=40)),
+                ("level", models.CharField(default="info", help_text="info, ok, warn or bad", max_length=8)),
+                ("message", models.CharField(max_length=500)),
+                ("before", models.JSONField(blank=True, null=True)),
+                ("after", models.JSONField(blank=True, null=True)),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="events",
+                        to="console.deployment",
+                    ),
+                ),
             ],
             options={
-                'ordering': ['-id'],
-                'indexes': [models.Index(fields=['subject_kind', 'subject_name', '-id'], name='console_eve_subject_e037d1_idx')],
+                "ordering": ["-id"],
+                "indexes": [
+                    models.Index(
+                        fields=["subject_kind", "subject_name", "-id"], name="console_eve_subject_e037d1_idx"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='IdempotencyRecord',
+            name="IdempotencyRecord",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('key', models.CharField(max_length=200)),
-                ('method_and_path', models.CharField(max_length=300)),
-                ('request_digest', models.CharField(max_length=64)),
-                ('response_status', models.PositiveSmallIntegerField()),
-                ('response_body', models.JSONField()),
-                ('created_at', models.DateTimeField(auto_now_add=True)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("key", models.CharField(max_length=200)),
+                ("method_and_path", models.CharField(max_length=300)),
+                ("request_digest", models.CharField(max_length=64)),
+                ("response_status", models.PositiveSmallIntegerField()),
+                ("response_body", models.JSONField()),
+                ("created_at", models.DateTimeField(auto_now_add=True)),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="+",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('user', 'key', 'method_and_path'), name='idempotency_unique')],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("user", "key", "method_and_path"), name="idempotency_unique"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Replica',
+            name="Replica",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('deployment_name', models.CharField(max_length=40)),
-                ('replica_id', models.CharField(max_length=120, unique=True)),
-                ('revision', models.PositiveIntegerField(default=0)),
-                ('accelerators', models.PositiveIntegerField(default=1)),
-                ('state', models.CharField(max_length=20)),
-                ('node_id', models.CharField(blank=True, max_length=80)),
-                ('node_ip', models.CharField(blank=True, max_length=45)),
-                ('pid', models.PositiveIntegerField(null=True)),
-                ('actor_id', models.CharField(blank=True, max_length=80)),
-                ('worker_id', models.CharField(blank=True, max_length=80)),
-                ('log_file_path', models.CharField(blank=True, max_length=300)),
-                ('facts', models.JSONField(blank=True, default=dict)),
-                ('started_at', models.FloatField()),
-                ('last_seen_at', models.FloatField()),
-                ('ended_at', models.FloatField(null=True)),
-                ('deployment', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='replicas', to='console.deployment')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("deployment_name", models.CharField(max_length=40)),
+                ("replica_id", models.CharField(max_length=120, unique=True)),
+                ("revision", models.PositiveIntegerField(default=0)),
+                ("accelerators", models.PositiveIntegerField(default=1)),
+                ("state", models.CharField(max_length=20)),
+                ("node_id", models.CharField(blank=True, max_length=80)),
+                ("node_ip", models.CharField(blank=True, max_length=45)),
+                ("pid", models.PositiveIntegerField(null=True)),
+                ("actor_id", models.CharField(blank=True, max_length=80)),
+                ("worker_id", models.CharField(blank=True, max_length=80)),
+                ("log_file_path", models.CharField(blank=True, max_length=300)),
+                ("facts", models.JSONField(blank=True, default=dict)),
+                ("started_at", models.FloatField()),
+                ("last_seen_at", models.FloatField()),
+                ("ended_at", models.FloatField(null=True)),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="replicas",
+                        to="console.deployment",
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(fields=['deployment_name', 'ended_at'], name='console_rep_deploym_855df3_idx')],
+                "indexes": [
+                    models.Index(
+                        fields=["deployment_name", "ended_at"], name="console_rep_deploym_855df3_idx"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='RequestRecord',
+            name="RequestRecord",
             fields=[
-                ('id', models.CharField(max_length=40, primary_key=True, serialize=False)),
-                ('user_name', models.CharField(blank=True, max_length=150)),
-                ('deployment_name', models.CharField(max_length=100)),
-                ('revision', models.PositiveIntegerField(default=0)),
-                ('replica', models.CharField(blank=True, max_length=120)),
-                ('path', models.CharField(max_length=60)),
-                ('stream', models.BooleanField(default=False)),
-                ('started_at', models.FloatField()),
-                ('prompt_tokens', models.PositiveIntegerField(null=True)),
-                ('cached_tokens', models.PositiveIntegerField(null=True)),
-                ('completion_tokens', models.PositiveIntegerField(null=True)),
-                ('gateway_s', models.FloatField(null=True)),
-                ('queue_s', models.FloatField(null=True)),
-                ('prefill_s', models.FloatField(null=True)),
-                ('ttft_s', models.FloatField(null=True)),
-                ('tpot_s', models.FloatField(null=True)),
-                ('decode_s', models.FloatField(null=True)),
-                ('e2e_s', models.FloatField(null=True)),
-                ('status', models.PositiveSmallIntegerField()),
-                ('outcome', models.CharField(max_length=10)),
-                ('finish_reason', models.CharField(blank=True, max_length=30)),
-                ('error_class', models.CharField(blank=True, max_length=80)),
-                ('woke', models.BooleanField(default=False)),
-                ('deployment', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='requests', to='console.deployment')),
-                ('key', models.ForeignKey(null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='requests', to='console.apikey')),
+                ("id", models.CharField(max_length=40, primary_key=True, serialize=False)),
+                ("user_name", models.CharField(blank=True, max_length=150)),
+                ("deployment_name", models.CharField(max_length=100)),
+                ("revision", models.PositiveIntegerField(default=0)),
+                ("replica", models.CharField(blank=True, max_length=120)),
+                ("path", models.CharField(max_length=60)),
+                ("stream", models.BooleanField(default=False)),
+                ("started_at", models.FloatField()),
+                ("prompt_tokens", models.PositiveIntegerField(null=True)),
+                ("cached_tokens", models.PositiveIntegerField(null=True)),
+                ("completion_tokens", models.PositiveIntegerField(null=True)),
+                ("gateway_s", models.FloatField(null=True)),
+                ("queue_s", models.FloatField(null=True)),
+                ("prefill_s", models.FloatField(null=True)),
+                ("ttft_s", models.FloatField(null=True)),
+                ("tpot_s", models.FloatField(null=True)),
+                ("decode_s", models.FloatField(null=True)),
+                ("e2e_s", models.FloatField(null=True)),
+                ("status", models.PositiveSmallIntegerField()),
+                ("outcome", models.CharField(max_length=10)),
+                ("finish_reason", models.CharField(blank=True, max_length=30)),
+                ("error_class", models.CharField(blank=True, max_length=80)),
+                ("woke", models.BooleanField(default=False)),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="requests",
+                        to="console.deployment",
+                    ),
+                ),
+                (
+                    "key",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="requests",
+                        to="console.apikey",
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(fields=['deployment_name', 'started_at'], name='console_req_deploym_c490a4_idx'), models.Index(fields=['started_at'], name='console_req_started_80bcd4_idx')],
+                "indexes": [
+                    models.Index(
+                        fields=["deployment_name", "started_at"], name="console_req_deploym_c490a4_idx"
+                    ),
+                    models.Index(fields=["started_at"], name="console_req_started_80bcd4_idx"),
+                ],
             },
         ),
         migrations.AddConstraint(
-            model_name='revision',
-            constraint=models.UniqueConstraint(fields=('deployment', 'number'), name='revision_number_unique'),
+            model_name="revision",
+            constraint=models.UniqueConstraint(
+                fields=("deployment", "number"), name="revision_number_unique"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='deployment',
-            constraint=models.CheckConstraint(condition=models.Q(('max_replicas__gte', 1), ('max_replicas__gte', models.F('min_replicas'))), name='deployment_min_le_max'),
+            model_name="deployment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("max_replicas__gte", 1), ("max_replicas__gte", models.F("min_replicas"))),
+                name="deployment_min_le_max",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='deployment',
-            constraint=models.CheckConstraint(condition=models.Q(('price_per_accelerator_hour_usd__gte', 0)), name='deployment_price_positive'),
+            model_name="deployment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("price_per_accelerator_hour_usd__gte", 0)),
+                name="deployment_price_positive",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='deployment',
-            constraint=models.CheckConstraint(condition=models.Q(('target_ongoing_requests__gt', 0)), name='deployment_target_positive'),
+            model_name="deployment",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("target_ongoing_requests__gt", 0)), name="deployment_target_positive"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='sample',
-            constraint=models.UniqueConstraint(fields=('deployment', 'resolution_s', 'at'), name='sample_unique'),
+            model_name="sample",
+            constraint=models.UniqueConstraint(
+                fields=("deployment", "resolution_s", "at"), name="sample_unique"
+            ),
         ),
     ]

@@ -4,20 +4,19 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('console', '0001_initial'),
+        ("console", "0001_initial"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='deploymentstatus',
-            name='sent_at',
-            field=models.FloatField(help_text='when this generation was first sent to Ray', null=True),
+            model_name="deploymentstatus",
+            name="sent_at",
+            field=models.FloatField(help_text="when this generation was first sent to Ray", null=True),
         ),
         migrations.AddField(
-            model_name='deploymentstatus',
-            name='start_failures',
+            model_name="deploymentstatus",
+            name="start_failures",
             field=models.PositiveIntegerField(default=0),
         ),
     ]
