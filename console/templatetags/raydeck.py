@@ -240,6 +240,12 @@ def json_block(element_id: str, value: Any) -> SafeString:
 
 
 @register.filter
+def pretty(value: Any) -> str:
+    """Stored JSON as people read it."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+@register.filter
 def get(mapping: dict[str, Any], key: str) -> Any:
     """Look a key up that is only known at run time; None when it is not there."""
     return mapping.get(key) if mapping else None

@@ -1,5 +1,6 @@
 // Behaviour common to every page; each part works on attributes and does nothing where they are absent.
-import { clock } from './fmt.js';
+import { answered } from './confirm.js';
+import { clock, duration } from './fmt.js';
 import { start } from './live.js';
 
 function themeToggle() {
@@ -73,19 +74,41 @@ function choosePanel(button) {
   }
 }
 
-function openDialog(button) {
-  const dialog = document.getElementById(button.dataset.dialog);
+function openDialog(id) {
+  const dialog = document.getElementById(id);
+  for (const submit of dialog.querySelectorAll('[data-needs-name]')) submit.disabled = true;
   dialog.showModal();
   dialog.querySelector('[autofocus], input:not([type=hidden])')?.focus();
 }
 
 function onClick(event) {
+  const link = event.target.closest('a[data-dialog-link]');
+  if (link) {
+    event.preventDefault();
+    link.closest('details')?.removeAttribute('open');
+    openDialog(link.dataset.dialogLink);
+  }
+  for (const menu of document.querySelectorAll('details.menu[open]')) {
+    if (!menu.contains(event.target)) menu.removeAttribute('open');
+  }
   const button = event.target.closest('button');
   if (!button) return;
   if (button.hasAttribute('data-copy') || button.hasAttribute('data-copy-text')) copy(button);
   if (button.hasAttribute('data-panel')) choosePanel(button);
-  if (button.hasAttribute('data-dialog')) openDialog(button);
+  if (button.hasAttribute('data-dialog')) openDialog(button.dataset.dialog);
   if (button.hasAttribute('data-dialog-close')) button.closest('dialog').close();
+}
+
+// Counts on from what the server said, so that the two clocks need not agree.
+function countElapsed() {
+  for (const element of document.querySelectorAll('[data-elapsed]')) {
+    if (element.dataset.elapsed !== element.seenElapsed) {
+      element.seenElapsed = element.dataset.elapsed;
+      element.since = performance.now() - Number(element.dataset.elapsed) * 1000;
+    }
+    const text = duration((performance.now() - element.since) / 1000);
+    if (element.textContent !== text) element.textContent = text;
+  }
 }
 
 // Typed-name confirmation: the destroying button works once the name matches.
@@ -99,6 +122,7 @@ function onInput(event) {
 // A form is sent once: the second click of a double click finds its button disabled.
 function onSubmit(event) {
   const form = event.target;
+  if (event.submitter?.hasAttribute('data-confirm') && !answered(event)) return;
   if (form.hasAttribute('data-once') && form.dataset.sent) {
     event.preventDefault();
     return;
@@ -118,6 +142,8 @@ function onReady() {
   document.addEventListener('input', onInput);
   document.addEventListener('submit', onSubmit);
   document.addEventListener('htmx:after:swap', () => localTimes());
+  setInterval(countElapsed, 1000);
+  document.querySelector('[data-focus]')?.focus();
   addEventListener('pageshow', (event) => {
     // Back from the next page: the form may be sent again.
     if (event.persisted) for (const form of document.forms) delete form.dataset.sent;

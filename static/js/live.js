@@ -9,6 +9,8 @@ import { exactClock, formats, write } from './fmt.js';
 const BACKOFF_S = [1, 2, 4, 8, 15];
 const HIDDEN_CLOSE_MS = 5 * 60 * 1000;
 const SETTLE_MS = 150;
+const TOPICS_MAX = 20; // the server follows no more; tables with more rows are re-fetched every few seconds
+const CLOSE_LOGIN = 4401;
 
 const followers = new Map(); // topic -> Set of callbacks
 const subscribed = new Set();
@@ -53,7 +55,7 @@ export function start() {
 }
 
 function request(topic) {
-  if (subscribed.has(topic)) return;
+  if (subscribed.has(topic) || subscribed.size >= TOPICS_MAX) return;
   subscribed.add(topic);
   if (socket?.readyState === WebSocket.OPEN) send({ subscribe: [topic] });
   else if (started && !socket) connect();
@@ -77,9 +79,13 @@ function connect() {
     wasConnected = true;
   });
   opened.addEventListener('message', (event) => receive(JSON.parse(event.data)));
-  opened.addEventListener('close', () => {
+  opened.addEventListener('close', (event) => {
     if (socket !== opened) return;
     socket = null;
+    if (event.code === CLOSE_LOGIN) {
+      showState('paused', 'You are logged out: reload the page to log in.');
+      return;
+    }
     if (!hiddenTimer || !document.hidden) retryLater();
   });
 }
@@ -88,7 +94,7 @@ function retryLater() {
   const wait = BACKOFF_S[Math.min(attempts, BACKOFF_S.length - 1)];
   const seconds = wait * (0.8 + Math.random() * 0.4);
   attempts += 1;
-  if (attempts > 1 || wasConnected) showState('paused', Math.round(seconds));
+  if (attempts > 1 || wasConnected) showState('paused', `Retrying in ${Math.round(seconds)} s.`);
   retryTimer = setTimeout(connect, seconds * 1000);
 }
 
@@ -148,7 +154,7 @@ function catchUp() {
   for (const callback of returnCallbacks) callback();
 }
 
-function showState(state, retryInS) {
+function showState(state, words) {
   for (const mark of document.querySelectorAll('[data-live-state]')) {
     mark.hidden = false;
     mark.classList.toggle('paused', state !== 'live');
@@ -160,5 +166,5 @@ function showState(state, retryInS) {
   if (state === 'live') return;
   const since = lastMessageAt ?? new Date(performance.timeOrigin);
   banner.querySelector('[data-live-since]').textContent = exactClock(since);
-  banner.querySelector('[data-live-retry]').textContent = `Retrying in ${retryInS} s.`;
+  banner.querySelector('[data-live-retry]').textContent = words;
 }

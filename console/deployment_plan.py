@@ -1,0 +1,117 @@
+"""The plan beside the deployment form: what it would claim, whether it can be placed now, what it costs.
+
+Asks the checks that the actions ask before they write; writes nothing. Every figure is arithmetic on what
+was typed and on the cluster as last seen; what is unknown is said to be.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from django.core.exceptions import ValidationError
+
+from console.actions.deployments import make_capacity, make_engine
+from console.forms import DeploymentForm
+from console.models import RegisteredModel
+from console.placements import check_against_cluster
+from serving.errors import NotPlaceable, RaydeckError
+from serving.spec import CapacitySpec, EngineSpec
+
+HOURS_OF_30_DAYS = 720
+
+
+@dataclass
+class Plan:
+    """`verdict`: incomplete, invalid, fits or does_not_fit; `lines` is the arithmetic."""
+
+    verdict: str
+    reason: str = ""
+    lines: list[str] = field(default_factory=list)
+    engine: EngineSpec | None = None
+    capacity: CapacitySpec | None = None
+    weight_bytes: int | None = None
+    parameters: int | None = None
+    kv_bytes_per_token: int | None = None
+
+    @property
+    def kv_tokens(self) -> int | None:
+        """Tokens that the KV cache of one replica holds; None when its size is the engine's to measure."""
+        if self.engine is None or not self.kv_bytes_per_token or not self.engine.kv_cache_memory_bytes:
+            return None
+        return (
+            self.engine.kv_cache_memory_bytes
+            * self.engine.accelerators_per_replica
+            // self.kv_bytes_per_token
+        )
+
+    @property
+    def per_replica_per_hour_usd(self) -> Decimal:
+        """One replica's price."""
+        assert self.engine is not None and self.capacity is not None
+        return self.capacity.price_per_accelerator_hour_usd * self.engine.accelerators_per_replica
+
+    @property
+    def least_per_hour_usd(self) -> Decimal:
+        """The price at the fewest replicas."""
+        assert self.capacity is not None
+        return self.per_replica_per_hour_usd * self.capacity.min_replicas
+
+    @property
+    def most_per_hour_usd(self) -> Decimal:
+        """The price at the most replicas."""
+        assert self.capacity is not None
+        return self.per_replica_per_hour_usd * self.capacity.max_replicas
+
+    @property
+    def most_per_month_usd(self) -> Decimal:
+        """30 days at the most replicas: the bound on what it can cost."""
+        return self.most_per_hour_usd * HOURS_OF_30_DAYS
+
+
+def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
+    """The plan for what the form holds; `name` is the deployment's own when it is edited."""
+    values = _cleaned(form)
+    registered = RegisteredModel.objects.filter(name=values.get("model") or "").first()
+    if registered is None:
+        return Plan("incomplete", "Choose a model to see what it needs.")
+    facts = registered.facts or {}
+    plan = Plan(
+        "invalid",
+        weight_bytes=facts.get("weight_bytes"),
+        parameters=facts.get("parameters"),
+        kv_bytes_per_token=facts.get("kv_bytes_per_token"),
+    )
+    try:
+        plan.engine = make_engine(registered, _given(values, EngineSpec))
+        plan.capacity = make_capacity(_given(values, CapacitySpec))
+        plan.lines = check_against_cluster(
+            name=name or values.get("name") or "this deployment",
+            engine=plan.engine,
+            capacity=plan.capacity,
+            facts=facts,
+        )
+        plan.verdict = "fits"
+    except NotPlaceable as error:
+        plan.verdict, plan.reason, plan.lines = "does_not_fit", error.message, error.arithmetic
+    except RaydeckError as error:
+        plan.reason = error.message
+    return plan
+
+
+def _cleaned(form: DeploymentForm) -> dict[str, object]:
+    """Each field's value by itself: what is wrong elsewhere in the form does not hide the plan."""
+    values: dict[str, object] = {}
+    for name, form_field in form.fields.items():
+        raw = form[name].value()
+        try:
+            values[name] = form_field.clean(raw)
+        except ValidationError:
+            values[name] = form_field.initial
+    return values
+
+
+def _given(values: dict[str, object], spec: type[EngineSpec] | type[CapacitySpec]) -> dict[str, object]:
+    wanted = {name: values[name] for name in spec.model_fields if name in values and name != "model"}
+    keep_none = ("accelerator_type", "max_model_len", "kv_cache_memory_bytes", "idle_before_zero_s")
+    return {name: value for name, value in wanted.items() if value is not None or name in keep_none}

@@ -1,0 +1,86 @@
+"""What differs between two definitions, in the words of the form. Pure: takes and gives plain values."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from console import formats
+
+LABELS = {
+    "model": "Model",
+    "model_source": "Model source",
+    "hub_revision": "Hub revision",
+    "accelerator_type": "Runs on",
+    "tensor_parallel_size": "Tensor parallel",
+    "pipeline_parallel_size": "Pipeline parallel",
+    "dtype": "Number format",
+    "max_model_len": "Context length",
+    "max_num_seqs": "Concurrent sequences",
+    "kv_cache_memory_bytes": "KV cache per rank",
+    "engine_kwargs": "Further engine arguments",
+    "min_replicas": "Fewest replicas",
+    "max_replicas": "Most replicas",
+    "target_ongoing_requests": "Add a replica above",
+    "idle_before_zero_s": "Asleep after",
+    "price_per_accelerator_hour_usd": "Price per accelerator-hour",
+}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that differs, with both values as people read them."""
+
+    field: str
+    label: str
+    before: str
+    after: str
+
+
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
+    """The fields of either map whose values differ, in the form's order."""
+    fields = [*LABELS, *sorted((before.keys() | after.keys()) - LABELS.keys())]
+    return [
+        Difference(
+            field, LABELS.get(field, field), shown(field, before.get(field)), shown(field, after.get(field))
+        )
+        for field in fields
+        if not _same(before.get(field), after.get(field))
+    ]
+
+
+def shown(field: str, value: Any) -> str:
+    """One field's value as people read it."""
+    if field == "accelerator_type":
+        return str(value) if value else "CPU"
+    if value is None or value == "":
+        return formats.MISSING
+    if field == "kv_cache_memory_bytes":
+        return formats.gib(value)
+    if field == "max_model_len":
+        return f"{value:,} tokens"
+    if field == "idle_before_zero_s":
+        return formats.duration(value)
+    if field == "price_per_accelerator_hour_usd":
+        return formats.rate(value)
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False) if value else "none"
+    return str(value)
+
+
+def words(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """All differences in one line: "Context length 8,192 tokens → 16,384 tokens"."""
+    return ", ".join(f"{d.label} {d.before} → {d.after}" for d in differences(before, after))
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one == other:
+        return True
+    if isinstance(one, (int, float, Decimal, str)) and isinstance(other, (int, float, Decimal, str)):
+        try:
+            return Decimal(str(one)) == Decimal(str(other))
+        except InvalidOperation:
+            return False
+    return False
