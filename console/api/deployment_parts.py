@@ -1,0 +1,71 @@
+"""/deployments/NAME/…: revisions, events, logs and metrics of one deployment. Reads only."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+from django.http import HttpRequest
+from ninja import Query, Router
+
+from console import history, logs
+from console.actions.deployments import find_deployment
+from console.api.activity import Before, event_feed
+from console.api.errors import not_found
+from console.api.outputs import EventOut, Feed, LogOut, Page, PointsOut, RevisionOut
+from console.api.routing import Limit, Offset, operation
+
+router = Router(tags=["deployments"])
+
+Window = Annotated[int, Query(ge=10, le=34_560_000, description="seconds back from now")]
+Lines = Annotated[int, Query(ge=1, le=logs.MOST_LINES)]
+
+
+@operation(router, "GET", "/{name}/revisions", role="viewer", answer=Page[RevisionOut])
+def list_revisions(request: HttpRequest, name: str, limit: Limit = 50, offset: Offset = 0) -> dict[str, Any]:
+    """The deployment's engine definitions, newest first."""
+    rows = find_deployment(name).revisions.order_by("-number")
+    return {
+        "items": list(rows[offset : offset + limit]),
+        "total": rows.count(),
+        "limit": limit,
+        "offset": offset,
+    }
+
+
+@operation(router, "GET", "/{name}/revisions/{number}", role="viewer", answer=RevisionOut)
+def get_revision(request: HttpRequest, name: str, number: int) -> Any:
+    """One engine definition."""
+    deployment = find_deployment(name)
+    row = deployment.revisions.filter(number=number).first() if 0 < number < 2**31 else None
+    if row is None:
+        raise not_found(f"{name} has no revision {str(number)[:20]}.")
+    return row
+
+
+@operation(router, "GET", "/{name}/events", role="viewer", answer=Feed[EventOut])
+def list_deployment_events(
+    request: HttpRequest, name: str, limit: Limit = 50, before: Before = None
+) -> dict[str, Any]:
+    """What happened to the deployment and who did it, newest first."""
+    return event_feed(find_deployment(name).events.all(), limit=limit, before=before)
+
+
+@operation(router, "GET", "/{name}/logs", role="viewer", answer=LogOut, asks_ray=True)
+def get_logs(
+    request: HttpRequest,
+    name: str,
+    source: Literal["engine", "replica", "controller"] = "engine",
+    lines: Lines = 200,
+) -> Any:
+    """The end of the logs of the newest replica, with the root cause when one is found in them."""
+    return logs.tail(deployment=find_deployment(name), source=source, lines=lines)
+
+
+@operation(router, "GET", "/{name}/metrics", role="viewer", answer=PointsOut, by_alias=True)
+def get_metrics(request: HttpRequest, name: str, window: Window = 900) -> dict[str, Any]:
+    """Latency, load, memory, replicas and cost over a window.
+
+    At most 300 points; null is a gap. Times in seconds, memory in bytes, money as text in US dollars.
+    """
+    return history.points(deployment=find_deployment(name), window_s=window, now=time.time())

@@ -1,0 +1,276 @@
+"""Answers of the API as types, and how rows become them. Money is text in US dollars, times are ISO 8601 or,
+where a name ends in `_at` and a number stands, epoch seconds. Secrets have no field here."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Generic, TypeVar
+
+from ninja import Schema
+from pydantic import BeforeValidator, Field
+
+Item = TypeVar("Item")
+
+
+def _plain_money(value: Any) -> Any:
+    return format(value, "f") if isinstance(value, Decimal) else value
+
+
+Money = Annotated[str, BeforeValidator(_plain_money), Field(description="US dollars, exact decimal as text")]
+
+
+class Page(Schema, Generic[Item]):
+    """One page of a list."""
+
+    items: list[Item]
+    total: int
+    limit: int
+    offset: int
+
+
+class Feed(Schema, Generic[Item]):
+    """The newest entries first; give `next_before` as `before` for older ones; null at the end."""
+
+    items: list[Item]
+    next_before: str | None
+
+
+class ErrorBody(Schema):
+    """What went wrong."""
+
+    code: str
+    message: str
+    field: str | None
+    details: dict[str, Any] | None
+
+
+class ErrorAnswer(Schema):
+    """Every refusal of this API."""
+
+    error: ErrorBody
+
+
+class ProblemOut(Schema):
+    """One thing wrong with a model's files."""
+
+    level: str
+    field: str
+    message: str
+
+
+class ModelOut(Schema):
+    """A registered model. `facts` and `problems` come from reading a folder; others have none."""
+
+    name: str
+    source_kind: str
+    source: str
+    hub_revision: str
+    has_hub_token: bool
+    note: str
+    facts: dict[str, Any]
+    problems: list[ProblemOut]
+    inspected_at: datetime | None
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class PhaseOut(Schema):
+    """One phase of a start and the seconds it took, or has taken so far."""
+
+    name: str
+    started_at: float | None
+    seconds: float | None
+    done: bool
+    current: bool
+
+
+class FailureOut(Schema):
+    """Why a start failed: the root cause and what to do."""
+
+    code: str = "unknown"
+    cause: str = ""
+    advice: str = ""
+    raw: str = ""
+
+
+class CapacityOut(Schema):
+    """How many replicas, when more, and their price."""
+
+    min_replicas: int
+    max_replicas: int
+    target_ongoing_requests: float
+    idle_before_zero_s: int | None
+    price_per_accelerator_hour_usd: Money
+
+
+class DeploymentOut(Schema):
+    """A deployment: what is wanted, what was seen, and how old that is."""
+
+    name: str
+    model: str
+    desired_state: str
+    phase: str = Field(
+        description="queued, placing, loading, warming, ready, asleep, stopped, failed or unknown"
+    )
+    reason: str
+    advice: str
+    failure: FailureOut | None
+    age_s: float | None = Field(description="seconds since the cluster was last seen")
+    stale: bool
+    revision: int
+    serving_revision: int
+    version: int
+    generation: int
+    engine: dict[str, Any]
+    capacity: CapacityOut
+    topology: str
+    replicas_running: int
+    replicas_target: int
+    accelerators: int = Field(description="claimed now")
+    phases: list[PhaseOut]
+    ready_in_s: float | None
+    cost_per_hour_usd: Money
+    created_at: datetime
+
+
+class DeploymentDetail(DeploymentOut):
+    """A deployment with what it has cost so far."""
+
+    cost_so_far_usd: Money
+
+
+class RevisionOut(Schema):
+    """An immutable engine definition."""
+
+    number: int
+    engine: dict[str, Any]
+    note: str
+    author: str = Field(validation_alias="author_name")
+    rolled_back_from: int | None
+    created_at: datetime
+
+
+class EventOut(Schema):
+    """Who did what to what, before and after."""
+
+    id: int
+    at: datetime
+    actor: str
+    source: str
+    subject_kind: str
+    subject_name: str
+    kind: str
+    level: str
+    message: str
+    before: Any
+    after: Any
+
+
+class LogOut(Schema):
+    """The end of one log."""
+
+    source: str
+    file: str | None
+    lines: list[str]
+    note: str = Field(description="why there are no lines, when there are none")
+    failure: FailureOut | None = Field(description="the root cause found in these lines, when there is one")
+
+
+class PointsOut(Schema):
+    """Samples of a window; null is a gap."""
+
+    resolution_s: int
+    from_: float = Field(validation_alias="from", serialization_alias="from")
+    to: float
+    points: list[dict[str, Any]]
+
+
+class KeyOut(Schema):
+    """A gateway key; its secret is not stored and cannot be shown again."""
+
+    id: int
+    name: str
+    prefix: str
+    created_at: datetime
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+
+class NewKeyOut(KeyOut):
+    """A new gateway key with its secret, this once."""
+
+    key: str | None = Field(description="the secret; null when an idempotent request is repeated")
+
+
+class TokenOut(Schema):
+    """A token for this API."""
+
+    id: int
+    name: str
+    role: str
+    prefix: str
+    created_at: datetime
+    last_used_at: datetime | None
+
+
+class NewTokenOut(TokenOut):
+    """A new token with its secret, this once."""
+
+    token: str | None = Field(description="the secret; null when an idempotent request is repeated")
+
+
+class MeOut(Schema):
+    """Who you are to this API."""
+
+    username: str
+    role: str = Field(description="what counts for your requests: the lower of account and token")
+    account_role: str
+    via: str = Field(description="token or session")
+    token: TokenOut | None
+
+
+class ClusterOut(Schema):
+    """The Ray cluster as last seen."""
+
+    reachable: bool
+    error: str
+    age_s: float | None
+    stale: bool
+    ray_version: str
+    gateway_status: str
+    gateway_ready: bool
+    base_url: str = Field(description="what callers give their OpenAI client")
+    nodes: list[dict[str, Any]]
+    cost_per_hour_usd: Money
+    month_to_date_usd: Money
+
+
+class RequestOut(Schema):
+    """One finished, failed, aborted or refused request to the gateway."""
+
+    id: str = Field(description="also the response header x-request-id")
+    key_id: int | None
+    user: str = Field(validation_alias="user_name", description="who chatted in the playground, else empty")
+    deployment: str = Field(validation_alias="deployment_name")
+    revision: int
+    replica: str
+    path: str
+    stream: bool
+    started_at: float
+    prompt_tokens: int | None
+    cached_tokens: int | None
+    completion_tokens: int | None
+    gateway_s: float | None
+    queue_s: float | None
+    prefill_s: float | None
+    ttft_s: float | None
+    tpot_s: float | None
+    decode_s: float | None
+    e2e_s: float | None
+    status: int
+    outcome: str
+    finish_reason: str
+    error_class: str
+    woke: bool
