@@ -28,6 +28,8 @@ from serving.errors import HeadNotReady, InvalidSpec
 LOOPBACK = "127.0.0.1"
 # Ray puts sockets below <temp>/session_<date>_<pid>/sockets/; a Unix socket path ends at 107 bytes.
 LONGEST_TEMP_DIR = 40
+# Serve puts HAProxy's sockets into <folder>/<node id, 56 characters>/; HAProxy itself takes 97 in all.
+LONGEST_HAPROXY_DIR = 27
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ class HeadCommand:
     argv: list[str]
     environment: dict[str, str]
     temp_dir: Path
+    haproxy_dir: Path
     dashboard_url: str
 
 
@@ -102,17 +105,18 @@ def head_command(
     None lets Ray count. `object_store_bytes` is small on purpose: nothing of ours uses the object store.
     Raises InvalidSpec where no temp folder with a short enough path can be made.
     """
-    temp_dir = temp_dir_for(data_dir)
+    temp_dir, haproxy_dir = temp_dir_for(data_dir), haproxy_dir_for(data_dir)
     return HeadCommand(
         argv=_argv(
             ports, temp_dir=temp_dir, logical_cpus=logical_cpus, object_store_bytes=object_store_bytes
         ),
         environment={
             **_ray_environment(ports, token_file=token_file, project_dir=project_dir),
-            **_serve_environment(ports, temp_dir=temp_dir),
+            **_serve_environment(ports, temp_dir=temp_dir, files=haproxy_dir),
             **dict(cluster_environment or {}),
         },
         temp_dir=temp_dir,
+        haproxy_dir=haproxy_dir,
         dashboard_url=f"http://{LOOPBACK}:{ports.ray_dashboard}",
     )
 
@@ -134,17 +138,24 @@ def temp_dir_for(data_dir: Path) -> Path:
     The folder in /tmp carries the user and a hash of the data folder, so two copies never share one.
     Created with mode 0700: HAProxy's admin socket in it is writable for everybody.
     """
-    inside = data_dir.resolve() / "ray"
-    if len(str(inside)) <= LONGEST_TEMP_DIR:
-        chosen = inside
-    else:
-        digest = hashlib.sha256(str(data_dir.resolve()).encode()).hexdigest()[:10]
-        chosen = Path("/tmp") / f"raydeck-{os.getuid()}-{digest}"
-    chosen.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if chosen.stat().st_uid != os.getuid():
-        raise InvalidSpec(f"{chosen} belongs to another user; remove it or choose another data folder.")
-    chosen.chmod(0o700)
-    return chosen
+    return _short_folder(data_dir, "ray", longest=LONGEST_TEMP_DIR)
+
+
+def haproxy_dir_for(data_dir: Path) -> Path:
+    """The folder of HAProxy's files and sockets, made like `temp_dir_for`."""
+    return _short_folder(data_dir, "haproxy", longest=LONGEST_HAPROXY_DIR)
+
+
+def _short_folder(data_dir: Path, name: str, *, longest: int) -> Path:
+    folder = data_dir.resolve() / name
+    if len(str(folder)) > longest:
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+        folder = Path("/tmp") / f"rd{os.getuid()}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_uid != os.getuid():
+        raise InvalidSpec(f"{folder} belongs to another user; remove it or choose another data folder.")
+    folder.chmod(0o700)
+    return folder
 
 
 def is_ready(command: HeadCommand, *, token_file: Path, timeout_s: float = 2.0) -> bool:
@@ -256,17 +267,17 @@ def _ray_environment(ports: Ports, *, token_file: Path, project_dir: Path) -> di
     }
 
 
-def _serve_environment(ports: Ports, *, temp_dir: Path) -> dict[str, str]:
-    """HAProxy and throughput switches, see docs/decisions/0001-gateway.md; every file in the temp folder."""
+def _serve_environment(ports: Ports, *, temp_dir: Path, files: Path) -> dict[str, str]:
+    """HAProxy and throughput switches, see docs/decisions/0001-gateway.md; files in a folder of our own."""
     own = {"RAYDECK_RAY_TEMP_DIR": str(temp_dir), "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
     own["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "serving.cluster.request_ids:middlewares"
+    # Between gateway and engine a request is one message; the longest body the gateway takes must fit.
+    own["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(64 * 1024 * 1024)
     # The switch above also holds back a replica's log until 1,000 lines are there, its start included.
     own["RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"] = "1"
     binary = haproxy_binary()
     if binary is None:  # Serve's own Python proxy then: slower, the same behaviour
         return own
-    files = temp_dir / "haproxy"
-    files.mkdir(exist_ok=True, mode=0o700)
     return {
         **own,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",

@@ -126,9 +126,7 @@ class GatewayApp:
             error_class=error.code or "invalid_request",
         )
         self._recorder.add(record)
-        await send_error(
-            send, error.status, error.message, code=error.code, param=error.param, request_id=line.request_id
-        )
+        await send_error(send, error.status, error.message, code=error.code, param=error.param)
 
     async def _models(self, scope: Scope, send: Send, path: str) -> None:
         headers = headers_of(scope["headers"])
