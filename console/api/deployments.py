@@ -59,7 +59,7 @@ def create_deployment(
 
     def create() -> tuple[int, dict[str, Any]]:
         with _SectionNamed():
-            deployment = actions.create_deployment(
+            actions.create_deployment(
                 actor=caller.actor,
                 name=body.name,
                 model=body.model,
@@ -67,7 +67,8 @@ def create_deployment(
                 capacity=body.capacity.given() if body.capacity is not None else {},
                 note=body.note,
             )
-        return 201, _detail(deployment)
+        # Read back, so that this answer and every later one show the same figures.
+        return 201, _detail(find_deployment(body.name.strip()))
 
     answer = create_once(
         user=caller.user,

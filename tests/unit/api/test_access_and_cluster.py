@@ -1,0 +1,105 @@
+"""/keys, /requests and /cluster over the API."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from console.models import ApiKey, ClusterStatus, Deployment, Event, RequestRecord
+from tests.unit.api.conftest import Caller, error_of
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_key_is_shown_once_and_revoked(as_operator: Caller, as_viewer: Caller) -> None:
+    made = as_operator.post("keys", {"name": "support bot"})
+    assert made.status_code == 201
+    secret = made.json()["key"]
+    assert secret.startswith("rd-")
+    ApiKey.objects.create(name="playground", digest="0" * 64, prefix="internal", kind="internal")
+
+    listed = as_viewer.get("keys").json()
+    assert [row["name"] for row in listed["items"]] == ["support bot"]
+    assert listed["total"] == 1
+    assert secret not in str(listed)
+    assert "digest" not in str(listed)
+    assert secret not in as_viewer.get("events").content.decode()
+
+    revoked = as_operator.delete(f"keys/{made.json()['id']}")
+    assert revoked.json()["revoked_at"] is not None
+    assert Event.objects.filter(kind="key.revoked").count() == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [({}, "name"), ({"name": ""}, "name"), ({"name": "  "}, "name"), ({"name": "x" * 81}, "name"),
+     ({"name": None}, "name"), ({"name": "x", "kind": "internal"}, "kind")],
+)  # fmt: skip
+def test_a_bad_key_request_names_its_field(body: dict[str, Any], field: str, as_operator: Caller) -> None:
+    assert error_of(as_operator.post("keys", body), 400)["field"] == field
+    assert ApiKey.objects.count() == 0
+
+
+def test_internal_and_unknown_keys_are_not_revoked(as_operator: Caller) -> None:
+    internal = ApiKey.objects.create(name="smoke", digest="0" * 64, prefix="internal", kind="internal")
+    for key_id in (internal.pk, 0, 4711, 10**30):
+        error_of(as_operator.delete(f"keys/{key_id}"), 404)
+    assert error_of(as_operator.delete("keys/x"), 400)["field"] == "key_id"
+    internal.refresh_from_db()
+    assert internal.revoked_at is None
+
+
+def test_the_cluster_is_shown_with_its_age(as_viewer: Caller, cluster: ClusterStatus) -> None:
+    ClusterStatus.objects.update(observed_at=time.time(), ray_version="2.60.0", gateway_status="RUNNING")
+    body = as_viewer.get("cluster").json()
+    assert (body["reachable"], body["stale"], body["gateway_ready"]) == (True, False, True)
+    assert body["base_url"].endswith("/v1")
+    assert body["nodes"][0]["name"] == "head"
+    ClusterStatus.objects.update(observed_at=time.time() - 600)
+    body = as_viewer.get("cluster").json()
+    assert (body["reachable"], body["stale"]) == (False, True)
+
+
+def test_a_cluster_never_seen_says_so(as_viewer: Caller) -> None:
+    body = as_viewer.get("cluster").json()
+    assert (body["reachable"], body["age_s"], body["nodes"]) == (False, None, [])
+
+
+def make_request(number: int, **changed: Any) -> RequestRecord:
+    values = {
+        "id": f"{number:032x}",
+        "deployment_name": "chat",
+        "path": "/v1/chat/completions",
+        "started_at": 1_700_000_000.25 + number // 2,
+        "status": 200,
+        "outcome": "ok",
+    }
+    return RequestRecord.objects.create(**{**values, **changed})
+
+
+def test_usage_comes_in_pages_without_gaps_or_repeats(as_viewer: Caller, deployment: Deployment) -> None:
+    key = ApiKey.objects.create(name="bot", digest="1" * 64, prefix="rd-abc")
+    for number in range(9):  # two at every moment
+        make_request(number, key=key, prompt_tokens=12, ttft_s=0.25)
+    make_request(100, deployment_name="other", outcome="error", status=500)
+    seen, before = [], ""
+    for _ in range(10):
+        page = as_viewer.get(f"requests?limit=2&deployment=chat{before}").json()
+        seen += [row["id"] for row in page["items"]]
+        if page["next_before"] is None:
+            break
+        before = f"&before={page['next_before']}"
+    assert seen == [f"{number:032x}" for number in reversed(range(9))]
+
+    row = as_viewer.get(f"requests?key_id={key.pk}&limit=1").json()["items"][0]
+    assert (row["prompt_tokens"], row["ttft_s"], row["deployment"], row["key_id"]) == (
+        12,
+        0.25,
+        "chat",
+        key.pk,
+    )
+    assert len(as_viewer.get("requests?outcome=error").json()["items"]) == 1
+    for query, field in (("before=x", "before"), ("key_id=0", "key_id"), ("before=1~", "before")):
+        assert error_of(as_viewer.get(f"requests?{query}"), 400)["field"] == field
