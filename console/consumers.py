@@ -103,7 +103,7 @@ class LiveConsumer(AsyncWebsocketConsumer):
     async def _follow(self, topic: str) -> None:
         if topic in self.topics:
             return
-        if not live.TOPIC.match(topic):
+        if not live.TOPIC.fullmatch(topic):
             self._say("There is no such topic.", topic)
         elif self.user is None or not may_follow(self.user, topic):
             self._say("Your role may not follow this.", topic)

@@ -20,7 +20,7 @@ TOPIC = re.compile(r"^(overview|deployments|models|keys|cluster|deployment:[a-z0
 
 def group_of(topic: str) -> str:
     """Channel-layer group of a topic; raises ValueError for a topic that does not exist."""
-    if not TOPIC.match(topic):
+    if not TOPIC.fullmatch(topic):
         raise ValueError(f"no such topic: {topic[:60]}")
     return topic.replace(":", ".")
 

@@ -33,8 +33,9 @@ from workers.ray_pages import RayPages
 log = logging.getLogger(__name__)
 
 LEASE = "collector"
-LEASE_TTL_S = 6.0
-LEASE_RENEW_S = 2.0
+LEASE_TTL_S = 4.0
+"""Renewed with every second's transaction; a killed collector is followed after this long at the latest."""
+
 GRACE_S = 0.45
 """How long after its end a second is stored; gateways deliver records every 0.25 s."""
 
@@ -109,7 +110,6 @@ class Collector:
         self._board = samples.Board()
         self._deltas = CounterDeltas()
         self._token: int | None = None
-        self._renew_at = 0.0
         self._publishing: asyncio.Task[None] | None = None
         self._conditions = {part: Condition(part) for part in ("redis", "database", "ray", "lease")}
 
@@ -144,22 +144,15 @@ class Collector:
             await self._in_database(retention.roll_up, self._clock())
 
     async def _has_lease(self) -> bool:
-        now = self._clock()
-        if self._token is not None and now < self._renew_at:
-            return True
+        """Whether this is the acting collector; every write proves it again."""
         if self._token is not None:
-            kept = await self._in_database(
-                lambda: lease.renew(LEASE, token=self._token or 0, ttl_s=LEASE_TTL_S, now=now)
-            )
-            self._token = self._token if kept else None
-        if self._token is None:
-            self._token = await self._in_database(
-                lambda: lease.acquire(LEASE, holder=self._holder, ttl_s=LEASE_TTL_S, now=now)
-            )
-        self._renew_at = now + LEASE_RENEW_S
+            return True
+        now = self._clock()
+        self._token = await self._in_database(
+            lambda: lease.acquire(LEASE, holder=self._holder, ttl_s=LEASE_TTL_S, now=now)
+        )
         if self._token is None:
             self._conditions["lease"].failed("another collector is active", now)
-            self._renew_at = 0.0
             return False
         self._conditions["lease"].worked(now)
         return True
@@ -225,10 +218,8 @@ class Collector:
         return entries
 
     def _write(self, tick: Tick, records: list[UsageRecord]) -> None:
-        now = self._clock()
         with transaction.atomic():
-            if self._token is None or not lease.holds(LEASE, token=self._token, now=now):
-                raise LeaseLost("the collector's lease was lost")
+            self._prove_lease()
             loaded = tick.loaded or _load()
             rows = [] if tick.stored or not tick.observed else self._rows(loaded, tick.second)
             names = {deployment.name: deployment.pk for deployment in loaded.deployments}
@@ -242,6 +233,12 @@ class Collector:
         # Only now: a transaction that failed is tried again from the start.
         tick.loaded, tick.stored = loaded, True
         tick.rows += rows
+
+    def _prove_lease(self) -> None:
+        """Renew the lease in the writing transaction: heartbeat, and fence against a second writer."""
+        token, now = self._token, self._clock()
+        if token is None or not lease.renew(LEASE, token=token, ttl_s=LEASE_TTL_S, now=now):
+            raise LeaseLost("the collector's lease was lost")
 
     def _rows(self, loaded: Loaded, second: int) -> list[Sample]:
         rows = samples.build(
