@@ -49,13 +49,26 @@ def heads(facts: Mapping[str, Any]) -> str:
 def kv_per_thousand(facts: Mapping[str, Any]) -> str:
     """KV cache for 1,024 tokens, all layers, one copy."""
     per_token = facts.get("kv_bytes_per_token")
-    return formats.gib(None if per_token is None else per_token * PER_THOUSAND_TOKENS)
+    if per_token is None:
+        return formats.MISSING
+    size_mib = per_token * PER_THOUSAND_TOKENS / (1 << 20)
+    if size_mib >= 1024:
+        return formats.gib(per_token * PER_THOUSAND_TOKENS)
+    return (
+        f"{size_mib:,.0f}{formats.NO_BREAK}MiB" if size_mib >= 10 else f"{size_mib:.2f}{formats.NO_BREAK}MiB"
+    )
 
 
 def worst_level(problems: list[dict[str, Any]]) -> str:
     """error, warn or an empty string."""
     levels = {problem.get("level") for problem in problems}
     return next((level for level in ("error", "warn") if level in levels), "")
+
+
+def worst_problem(problems: list[dict[str, Any]]) -> str:
+    """The words of the first of the most serious problems, or an empty string."""
+    level = worst_level(problems)
+    return next((str(one.get("message", "")) for one in problems if one.get("level") == level), "")
 
 
 def _context(facts: Mapping[str, Any]) -> str:

@@ -120,7 +120,7 @@ def _row(model: RegisteredModel) -> dict[str, Any]:
         "heads": model_facts.heads(facts),
         "kv_per_thousand": model_facts.kv_per_thousand(facts),
         "level": model_facts.worst_level(model.problems),
-        "problems": model.problems,
+        "problem": model_facts.worst_problem(model.problems),
         "searched": searched,
     }
 

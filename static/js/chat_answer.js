@@ -103,8 +103,11 @@ export class Answer {
     this.#find('cut').hidden = stats.finish_reason !== 'length';
     this.#find('acts').hidden = streaming;
     this.#error(version);
-    this.#bar(stats);
-    this.#meta(stats);
+    // A reply that was refused has no times worth reading.
+    const isEmpty = !streaming && !version.text;
+    this.body.hidden = isEmpty;
+    this.#bar(isEmpty ? {} : stats);
+    this.#meta(isEmpty ? {} : stats);
     const several = this.versions.length > 1 && !streaming;
     this.#find('versions').hidden = !several;
     this.#find('version').textContent = `${this.shown + 1}/${this.versions.length}`;

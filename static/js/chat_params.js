@@ -1,5 +1,6 @@
 // The parameter panel: reads, remembers and resets sampling settings, and shows the request as code.
 const STORE = 'raydeck.chat.parameters';
+const USUAL_MAX_TOKENS = 512;
 
 export class Parameters {
   /** `given` are a kept conversation's settings, or null for a new chat. */
@@ -31,6 +32,18 @@ export class Parameters {
   /** The first field with a value that cannot be sent, or null. */
   invalid() {
     return this.fields.find((field) => !field.checkValidity()) ?? null;
+  }
+
+  /** Fits the output limit to a deployment's context: a limit the model cannot hold is refused by the engine. */
+  fitContext(contextTokens) {
+    const field = this.#field('max_tokens');
+    const standard = String(Math.min(USUAL_MAX_TOKENS, Math.floor(contextTokens / 2)));
+    if (field.value === field.dataset.default) field.value = standard;
+    field.dataset.default = standard;
+    field.max = contextTokens;
+    this.panel.querySelector('[data-slides=max_tokens]').max = Math.min(4096, contextTokens);
+    this.#show(field);
+    this.#mark();
   }
 
   reset() {

@@ -42,8 +42,9 @@ function escape(text) {
   return text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').replaceAll('>', '&gt;').replaceAll('"', '&quot;');
 }
 
+// The rest is escaped afterwards: this is for reading, not for safety. No parser sees the raw HTML.
 function withoutTags(html) {
-  return window.DOMPurify.sanitize(html, { ALLOWED_TAGS: [], ALLOWED_ATTR: [] }).trim();
+  return html.replace(/<(script|style)\b[^]*?(<\/\1\s*>|$)/gi, ' ').replace(/<[^>]*>?/g, ' ').trim();
 }
 
 /** HTML of marked as a fragment that is safe to attach. */

@@ -64,6 +64,8 @@ function showChosen() {
   for (const list of document.querySelectorAll('[data-suggestions]')) {
     list.hidden = list.dataset.suggestions !== radio?.value;
   }
+  document.getElementById('view-code').disabled = !radio;
+  if (Number(row?.dataset.context)) parameters.fitContext(Number(row.dataset.context));
   sendButton.disabled = coming !== null || !usable;
   showContext();
 }
@@ -214,7 +216,6 @@ function afterChange() {
   stopButton.disabled = false;
   sendButton.hidden = busy;
   document.getElementById('blank').hidden = exchanges.length > 0;
-  document.getElementById('view-code').disabled = !chosen();
   exchanges.forEach((one, index) => {
     one.element.classList.toggle('last', index === exchanges.length - 1);
   });
