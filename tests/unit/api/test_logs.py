@@ -49,10 +49,8 @@ class Answers(BaseHTTPRequestHandler):
             names = [name for name in self.server.files if fnmatch.fnmatch(name, query["glob"])]
             self._send(200, json.dumps({"data": {"result": {"any": names}}}))
         elif url.path == "/api/v0/logs/file" and query["filename"] in self.server.files:
-            if query["filename"] in self.server.missing:
-                return self._send(500, "gone")
             lines = self.server.files[query["filename"]].splitlines()[-int(query["lines"]) :]
-            self._send(200, "\n".join(lines))
+            self._send(500 if query["filename"] in self.server.missing else 200, "\n".join(lines))
         else:
             self._send(404, "no such address")
 
