@@ -13,10 +13,12 @@ urlpatterns = [
 ]
 if importlib.util.find_spec("console.api.health"):
     from console.api import api
+    from console.api.docs import docs
     from console.api.health import healthz, readyz
 
     urlpatterns += [
         path("api/v1/", api.urls),
+        path("api/docs/", docs, name="api-docs"),
         path("healthz", healthz, name="healthz"),
         path("readyz", readyz, name="readyz"),
     ]
