@@ -96,6 +96,7 @@ CHARTS = {
             headlines=(Headline("running", "number", "running"), Headline("waiting", "number", "waiting")),
             tick="~g",
             empty="Starts when a replica runs",
+            legend=True,
         ),
         Chart(
             key="tokens",
@@ -105,10 +106,7 @@ CHARTS = {
                 Trace("tokens_per_s", "output", "area", "c1", "%{y:,.0f} tok/s"),
                 Trace("prompt_tokens_per_s", "prompt", "line", "c2", "%{y:,.0f} tok/s"),
             ),
-            headlines=(
-                Headline("tokens_per_s", "tokens_per_second", "output"),
-                Headline("prompt_tokens_per_s", "tokens_per_second", "prompt"),
-            ),
+            headlines=(Headline("tokens_per_s", "tokens_per_second", "output"),),
             tick="~s",
             empty="Starts when a replica runs",
             legend=True,
@@ -133,11 +131,7 @@ CHARTS = {
                 Trace("kv_bytes", "KV cache", "stack", "m-kv", "%{y:.2f} GiB", 1 / GIB),
                 Trace("rest_bytes", "rest", "stack", "m-over", "%{y:.2f} GiB", 1 / GIB),
             ),
-            headlines=(
-                Headline("weights_bytes", "gib", "weights"),
-                Headline("kv_bytes", "gib", "KV"),
-                Headline("rest_bytes", "gib", "rest"),
-            ),
+            headlines=(Headline("weights_bytes+kv_bytes+rest_bytes", "gib", "in all"),),
             tick="~g",
             suffix="\u00a0GiB",
             empty="Starts when a replica runs",
@@ -157,7 +151,7 @@ CHARTS = {
             title="Running cost",
             hint="Accelerators held × their price",
             traces=(Trace("cost_per_hour_usd", "per hour", "step", "c3", "$%{y:,.2f}/h"),),
-            headlines=(Headline("cost_per_hour_usd", "rate", "now"), Headline("cost_usd", "usd", "so far")),
+            headlines=(Headline("cost_per_hour_usd", "rate", ""), Headline("cost_usd", "usd", "so far")),
             tick="$,.2~r",
             empty="Starts when a replica runs",
         ),
@@ -224,6 +218,20 @@ def figures_block(charts: Iterable[Chart]) -> str:
     return "{" + ",".join(parts) + "}"
 
 
+def for_page(history: Mapping[str, Any], fields: Iterable[str] = ()) -> dict[str, Any]:
+    """A history with its numbers cut to six digits, which halves the page; with `fields`, only those."""
+    wanted = {"t", *fields}
+    points = [
+        {name: _short(value) for name, value in point.items() if not fields or name in wanted}
+        for point in history["points"]
+    ]
+    return {**history, "points": points}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def card(chart: Chart, history: Mapping[str, Any], topic: str) -> dict[str, Any]:
     """What the template of a chart needs: current values as text, a sentence for its accessible name."""
     points: list[dict[str, Any]] = history.get("points") or []
@@ -244,8 +252,15 @@ def card(chart: Chart, history: Mapping[str, Any], topic: str) -> dict[str, Any]
 
 
 def _latest(points: Sequence[Mapping[str, Any]], field: str, keep: bool) -> Any:
-    if not points:
-        return None
     if not keep:
-        return points[-1].get(field)
-    return next((point[field] for point in reversed(points) if point.get(field) is not None), None)
+        return _field(points[-1], field) if points else None
+    values = (_field(point, field) for point in reversed(points))
+    return next((value for value in values if value is not None), None)
+
+
+def _field(point: Mapping[str, Any], names: str) -> Any:
+    """A field, or with "a+b" the sum of what was measured of both."""
+    if "+" not in names:
+        return point.get(names)
+    known = [point[name] for name in names.split("+") if point.get(name) is not None]
+    return sum(known) if known else None

@@ -12,8 +12,9 @@ from decimal import Decimal
 from django.core.exceptions import ValidationError
 
 from console.actions.deployments import make_capacity, make_engine
+from console.differences import Difference, differences
 from console.forms import DeploymentForm
-from console.models import RegisteredModel
+from console.models import Deployment, RegisteredModel
 from console.placements import check_against_cluster
 from serving.errors import NotPlaceable, RaydeckError
 from serving.spec import CapacitySpec, EngineSpec
@@ -33,6 +34,9 @@ class Plan:
     weight_bytes: int | None = None
     parameters: int | None = None
     kv_bytes_per_token: int | None = None
+    engine_changes: list[Difference] = field(default_factory=list)
+    capacity_changes: list[Difference] = field(default_factory=list)
+    is_edit: bool = False
 
     @property
     def kv_tokens(self) -> int | None:
@@ -96,7 +100,20 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         plan.verdict, plan.reason, plan.lines = "does_not_fit", error.message, error.arithmetic
     except RaydeckError as error:
         plan.reason = error.message
+    if name is not None:
+        _compare(plan, name)
     return plan
+
+
+def _compare(plan: Plan, name: str) -> None:
+    """What the form would change of the deployment: its engine restarts replicas, its capacity does not."""
+    present = Deployment.objects.select_related("current_revision").filter(name=name).first()
+    if present is None or present.current_revision is None or plan.engine is None or plan.capacity is None:
+        return
+    capacity_now = {field_name: getattr(present, field_name) for field_name in CapacitySpec.model_fields}
+    plan.is_edit = True
+    plan.engine_changes = differences(present.current_revision.engine, plan.engine.model_dump())
+    plan.capacity_changes = differences(capacity_now, plan.capacity.model_dump())
 
 
 def _cleaned(form: DeploymentForm) -> dict[str, object]:

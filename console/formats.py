@@ -110,10 +110,11 @@ def tokens_per_second(value: Number | None) -> str:
 
 
 def number(value: Number | None) -> str:
-    """A whole number with thousands commas; one decimal for parts of one."""
+    """A number with thousands commas: whole from 10 on, one decimal below where it has one."""
     if value is None or _is_missing(value):
         return MISSING
-    return _fixed(value, 0) if float(value) == round(float(value)) else _fixed(value, 1)
+    is_whole = abs(value) >= 10 or float(value) == round(float(value))
+    return _fixed(value, 0 if is_whole else 1)
 
 
 def count(value: Number | None) -> str:

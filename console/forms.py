@@ -234,6 +234,8 @@ def form_values(spec: dict[str, Any]) -> dict[str, Any]:
     values["kv_cache_memory_bytes"] = size_text(values["kv_cache_memory_bytes"])
     kwargs = values["engine_kwargs"]
     values["engine_kwargs"] = json.dumps(kwargs, indent=2) if kwargs else ""
+    target = values["target_ongoing_requests"]
+    values["target_ongoing_requests"] = f"{target:g}" if target is not None else None
     price = values["price_per_accelerator_hour_usd"]
     values["price_per_accelerator_hour_usd"] = (
         None if price is None else f"{Decimal(str(price)).normalize():f}"

@@ -201,7 +201,7 @@ def membar(
     weights_bytes: Number | None,
     kv_bytes: Number | None,
     rest_bytes: Number | None,
-    total_bytes: Number | None,
+    total_bytes: Number | None = None,
 ) -> SafeString:
     """Memory as parts (weights, KV cache, rest) of a total; always with numbers in its text alternative."""
     parts = [("w", weights_bytes, "weights"), ("k", kv_bytes, "KV cache"), ("o", rest_bytes, "rest")]
@@ -218,7 +218,8 @@ def membar(
     words = ", ".join(f"{word} {gib(amount)}" for _, amount, word in parts)
     label = f"{words}, of {gib(total_bytes)}" if total_bytes else words
     return format_html(
-        '<svg class="membar" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{}">'
+        '<svg class="membar" data-membar viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '
+        'aria-label="{}">'
         '<rect class="f" width="100" height="10"/>{}</svg>',
         label, mark_safe("".join(rects)),
     )  # fmt: skip

@@ -91,9 +91,8 @@ def points(request: HttpRequest, name: str) -> JsonResponse:
     """The history by topic, as the pages carry it."""
     window_s = range_of(request).window_s
     deployment = find(name)
-    return JsonResponse(
-        {f"deployment:{name}": history.points(deployment=deployment, window_s=window_s, now=time.time())}
-    )
+    past = history.points(deployment=deployment, window_s=window_s, now=time.time())
+    return JsonResponse({f"deployment:{name}": charts.for_page(past)})
 
 
 @require("viewer")
@@ -204,7 +203,7 @@ def frame(deployment: Deployment, tab: str, now: float) -> dict[str, Any]:
 
 def _charts(request: HttpRequest, deployment: Deployment, now: float) -> dict[str, Any]:
     time_range = range_of(request)
-    past = history.points(deployment=deployment, window_s=time_range.window_s, now=now)
+    past = charts.for_page(history.points(deployment=deployment, window_s=time_range.window_s, now=now))
     topic = f"deployment:{deployment.name}"
     shown = [charts.CHARTS[key] for key in CHART_KEYS]
     return {

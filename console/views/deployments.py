@@ -114,12 +114,14 @@ def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
 
 
 @require("operator")
-@require_GET
+@require_http_methods(["GET", "HEAD", "POST"])
 def deployment_check(request: HttpRequest) -> HttpResponse:
-    """The plan panel for what the form holds now: claims, memory, money, or why it cannot be placed."""
-    editing = request.GET.get("editing", "")
+    """The plan panel for what the form holds now: claims, memory, money, or why it cannot be placed. Writes
+    nothing; the page sends it as POST so that its token stays out of addresses and logs."""
+    given = request.POST or request.GET
+    editing = given.get("editing", "")
     kind = EditDeploymentForm if editing else DeploymentForm
-    form = kind(request.GET, present_types=_present_types())
+    form = kind(given, present_types=_present_types())
     return render(request, "deployments/plan.html", {"plan": make_plan(form, name=editing or None)})
 
 

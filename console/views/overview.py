@@ -167,7 +167,7 @@ def _held(rows: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> dict[str, 
         kind = row["engine"].get("accelerator_type")
         if kind:
             held[kind] = held.get(kind, 0) + row["accelerators"]
-    free = [f"{amount - held.get(kind, 0)} × {kind}" for kind, amount in sorted(totals.items())]
+    free = [f"{max(0, amount - held.get(kind, 0))} × {kind}" for kind, amount in sorted(totals.items())]
     return {
         "word": "Accelerators",
         "used": sum(held.values()),
@@ -183,7 +183,8 @@ def _attention(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _histories(window_s: int, now: float) -> dict[str, Any]:
-    histories = {"overview": history.points(deployment=None, window_s=window_s, now=now)}
+    total = history.points(deployment=None, window_s=window_s, now=now)
+    histories = {"overview": charts.for_page(total)}
     busiest = (
         Deployment.objects.annotate(at=Max("requests__started_at"))
         .filter(at__gte=now - window_s)
@@ -191,7 +192,8 @@ def _histories(window_s: int, now: float) -> dict[str, Any]:
     )
     for deployment in busiest:
         topic = f"deployment:{deployment.name}"
-        histories[topic] = history.points(deployment=deployment, window_s=window_s, now=now)
+        past = history.points(deployment=deployment, window_s=window_s, now=now)
+        histories[topic] = charts.for_page(past, ("tokens_per_s",))
     return histories
 
 

@@ -2,6 +2,7 @@
 import { answered } from './confirm.js';
 import { clock, duration } from './fmt.js';
 import { start } from './live.js';
+import { followMemory } from './membar.js';
 
 function themeToggle() {
   const root = document.documentElement;
@@ -148,6 +149,7 @@ function onReady() {
     // Back from the next page: the form may be sent again.
     if (event.persisted) for (const form of document.forms) delete form.dataset.sent;
   });
+  followMemory();
   start();
   document.body.dataset.ready = '1';
 }

@@ -96,30 +96,87 @@ function transparent(colour, share) {
   return `rgba(${bits >> 16},${(bits >> 8) & 255},${bits & 255},${share})`;
 }
 
+// How a role is drawn: line width, strength of the line, strength of the surface below it (0 for none).
 const ROLES = {
-  p50: (c) => ({ line: { color: transparent(c, 0.75), width: 1.25 } }),
-  p95: (c) => ({ line: { color: c, width: 1.75 }, fill: 'tonexty', fillcolor: transparent(c, 0.12) }),
-  line: (c) => ({ line: { color: c, width: 1.5 } }),
-  area: (c) => ({ line: { color: c, width: 1.5 }, fill: 'tozeroy', fillcolor: transparent(c, 0.14) }),
-  stack: (c) => ({ stackgroup: 'all', line: { color: c, width: 1 }, fillcolor: transparent(c, 0.55) }),
-  step: (c) => ({ line: { color: c, width: 1.5, shape: 'hv' }, fill: 'tozeroy', fillcolor: transparent(c, 0.14) }),
+  p50: { width: 1.25, line: 0.75, surface: 0 },
+  p95: { width: 1.75, line: 1, surface: 0.12 },
+  line: { width: 1.5, line: 1, surface: 0 },
+  area: { width: 1.5, line: 1, surface: 0.14 },
+  stack: { width: 1, line: 1, surface: 0.55 },
+  step: { width: 1.5, line: 1, surface: 0.14, shape: 'hv' },
 };
 
-function traceOf(trace, topic) {
-  const { field, role, colour, scale, topic: own } = trace.meta;
-  const points = stores.get(own || topic)?.points ?? [];
-  const y = points.map((point) => (point[field] === null || point[field] === undefined ? null : point[field] * scale));
-  const paint = css(`--${colour}`) || css('--text-3');
-  const drawn = { ...trace, ...ROLES[role](paint), x: points.map((point) => minutesOf(point.t)), y };
-  if (role === 'p50' || role === 'p95') {
-    // A value between two gaps has no line to be seen on, so it gets a dot.
-    const alone = y.map((value, i) => value !== null && (y[i - 1] ?? null) === null && (y[i + 1] ?? null) === null);
-    if (alone.some(Boolean)) {
-      drawn.mode = 'lines+markers';
-      drawn.marker = { color: paint, size: alone.map((is) => (is ? (role === 'p95' ? 5 : 4) : 0)), opacity: 1 };
-    }
+const missing = (value) => value === null || value === undefined;
+
+function tracesOf(figure, topic) {
+  const lines = [];
+  const surfaces = [];
+  let below = null; // upper edges of the stack, or the p50 under the p95
+  for (const trace of figure.data) {
+    const { field, role, colour, scale, topic: own } = trace.meta;
+    const points = stores.get(own || topic)?.points ?? [];
+    const x = points.map((point) => minutesOf(point.t));
+    const values = points.map((point) => (missing(point[field]) ? null : point[field] * scale));
+    const stacked = role === 'stack' && below;
+    const y = values.map((value, i) => (value === null ? null : value + (stacked ? below[i] ?? 0 : 0)));
+    const paint = css(`--${colour}`) || css('--text-3');
+    lines.push(lineOf(trace, { x, y, values, paint, role }));
+    const floor = role === 'stack' || role === 'p95' ? below ?? [] : [];
+    if (ROLES[role].surface) surfaces.push(surfaceOf({ x, y, floor, paint, role }));
+    below = y;
   }
-  return drawn;
+  return [...surfaces, ...lines];
+}
+
+function lineOf(trace, { x, y, values, paint, role }) {
+  const { width, line, shape } = ROLES[role];
+  const drawn = {
+    ...trace,
+    x,
+    y,
+    customdata: values,
+    hovertemplate: trace.hovertemplate.replace('%{y', '%{customdata'),
+    line: { color: transparent(paint, line), width, shape },
+  };
+  // A value between two gaps has no line to be seen on, so it gets a dot.
+  const alone = y.map((value, i) => value !== null && missing(y[i - 1]) && missing(y[i + 1]));
+  if (!alone.some(Boolean)) return drawn;
+  const size = role === 'p95' ? 5 : 4;
+  return { ...drawn, mode: 'lines+markers', marker: { color: paint, size: alone.map((is) => (is ? size : 0)) } };
+}
+
+// The surface between two edges as closed polygons, one per run without a gap: Plotly's own fills reach across
+// gaps, and its stacks draw zeros in them.
+function surfaceOf({ x, y, floor, paint, role }) {
+  const outline = { x: [], y: [] };
+  const isStep = role === 'step';
+  let begin = 0;
+  for (let i = 0; i <= y.length; i += 1) {
+    if (i < y.length && y[i] !== null) continue;
+    if (i - begin > 1) addPolygon(outline, { x, y, floor, begin, end: i, isStep });
+    begin = i + 1;
+  }
+  return {
+    ...outline, type: 'scatter', mode: 'lines', fill: 'toself', hoverinfo: 'skip',
+    fillcolor: transparent(paint, ROLES[role].surface), line: { width: 0 },
+  };
+}
+
+function addPolygon(outline, { x, y, floor, begin, end, isStep }) {
+  for (let i = begin; i < end; i += 1) {
+    if (isStep && i > begin) {
+      outline.x.push(x[i]);
+      outline.y.push(y[i - 1]);
+    }
+    outline.x.push(x[i]);
+    outline.y.push(y[i]);
+  }
+  for (let i = end - 1; i >= begin; i -= 1) {
+    outline.x.push(x[i]);
+    outline.y.push(floor[i] ?? 0);
+  }
+  outline.x.push(null);
+  outline.y.push(null);
 }
 
 function layoutOf(figure, topic) {
@@ -149,9 +206,10 @@ function layoutOf(figure, topic) {
 }
 
 function draw(chart) {
-  const data = chart.figure.data.map((trace) => traceOf(trace, chart.topic));
+  const data = tracesOf(chart.figure, chart.topic);
   const hasValues = data.some((trace) => trace.y.some((value) => value !== null));
   chart.element.parentElement.querySelector('[data-empty]').hidden = hasValues;
+  chart.element.classList.toggle('ch-hidden', !hasValues);
   Plotly.react(chart.element, data, layoutOf(chart.figure, chart.topic), CONFIG);
 }
 

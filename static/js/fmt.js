@@ -81,7 +81,8 @@ export function tokens_per_second(value) {
 
 export function number(value) {
   if (isMissing(value)) return MISSING;
-  return fixed(Number(value), Number(value) === Math.round(Number(value)) ? 0 : 1);
+  const amount = Number(value);
+  return fixed(amount, Math.abs(amount) >= 10 || amount === Math.round(amount) ? 0 : 1);
 }
 
 export function count(value) {

@@ -122,10 +122,17 @@ function showSample(topic, data) {
   if (document.hidden) return;
   for (const element of document.querySelectorAll('[data-live]')) {
     if (element.closest('[data-topic]')?.dataset.topic !== topic) continue;
-    const value = data[element.dataset.live];
+    const value = fieldOf(data, element.dataset.live);
     if (value === undefined || (value === null && element.hasAttribute('data-keep'))) continue;
     write(element, formats[element.dataset.format ?? 'number'](value));
   }
+}
+
+// "weights_bytes+kv_bytes" is the sum of what was measured of both.
+function fieldOf(data, names) {
+  if (!names.includes('+')) return data[names];
+  const known = names.split('+').map((name) => data[name]).filter((value) => value !== null && value !== undefined);
+  return known.length ? known.reduce((sum, value) => sum + Number(value), 0) : null;
 }
 
 const waiting = new Set();
