@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class ChatError(Exception):
 
 async def stream_chat(
     *, client: httpx.AsyncClient, base_url: str, key: str, user: str, body: dict[str, Any]
-) -> AsyncIterator[Piece]:
+) -> AsyncGenerator[Piece, None]:
     """Yield Started, then Text pieces, then Finished, for one POST of `body` to /v1/chat/completions.
 
     `base_url` is the gateway's root without /v1; `user` is the name that usage is counted under. Raises
@@ -149,9 +149,11 @@ def _parsed(data: bytes) -> dict[str, Any]:
         raise ChatError(code="broken_stream", message="The gateway sent an unreadable chunk.") from error
     if not isinstance(chunk, dict):
         raise ChatError(code="broken_stream", message="The gateway sent an unreadable chunk.")
-    error = chunk.get("error")
-    if error:
-        raise ChatError(code="engine_error", message=_message_of(error) or "The engine failed in mid-reply.")
+    failure = chunk.get("error")
+    if failure:
+        raise ChatError(
+            code="engine_error", message=_message_of(failure) or "The engine failed in mid-reply."
+        )
     return chunk
 
 

@@ -124,7 +124,7 @@ def tokens(request: HttpRequest) -> HttpResponse:
         return _tokens_page(request, form)
     if form.is_valid():
         name, role = form.cleaned_data["name"].strip(), form.cleaned_data["role"]
-        if ApiToken.objects.filter(user=request.user, name=name, revoked_at=None).exists():
+        if ApiToken.objects.filter(user=_actor(request).user, name=name, revoked_at=None).exists():
             form.add_error("name", f"You have a token called {name}; choose another name or revoke that one.")
             return _tokens_page(request, form, status=400)
         try:
@@ -256,7 +256,7 @@ def _visible_tokens(request: HttpRequest) -> QuerySet[ApiToken]:
     tokens = ApiToken.objects.select_related("user")
     if request.user.role == Role.ADMIN:  # type: ignore[union-attr]
         return tokens
-    return tokens.filter(user=request.user)  # type: ignore[misc]
+    return tokens.filter(user=_actor(request).user)
 
 
 def _actor(request: HttpRequest) -> actions.Actor:

@@ -178,8 +178,12 @@ def _deployment(
     request: HttpRequest, found: Conversation | None, offered: list[dict[str, Any]]
 ) -> str | None:
     names = {choice["name"] for choice in offered}
-    for wanted in (request.GET.get("a"), request.GET.get("deployment"), found and found.deployment_name):
-        if wanted in names:
+    for wanted in (
+        request.GET.get("a"),
+        request.GET.get("deployment"),
+        found.deployment_name if found else None,
+    ):
+        if wanted is not None and wanted in names:
             return wanted
     return offered[0]["name"] if offered and offered[0]["usable"] else None
 
