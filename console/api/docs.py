@@ -84,7 +84,7 @@ def _operation(document: dict[str, Any], path: str, method: str, details: dict[s
         "path": path,
         "role": details["x-role"],
         "summary": details["summary"].rstrip("."),
-        "description": details.get("description", ""),
+        "description": details.get("description", "").replace("`", ""),
         "parameters": [_parameter(parameter) for parameter in details["parameters"]],
         "body": _fields(document, body) if body else [],
         "status": status,
@@ -152,7 +152,7 @@ def _type_words(schema: dict[str, Any]) -> str:
         return f"list of {_type_words(schema.get('items', {}))}"
     words = str(schema.get("format") or schema.get("type") or "any")
     bounds = [
-        f"{sign} {schema[key]:g}"
+        f"{sign} {schema[key]:,}"
         for key, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"))
         if key in schema
     ]

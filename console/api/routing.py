@@ -47,16 +47,15 @@ def operation(
         errors = errors | {502, 503}
 
     def decorate(view: View) -> View:
-        words = (view.__doc__ or "").strip()
-        summary, _, rest = words.partition("\n")
+        summary, _, rest = " ".join((view.__doc__ or "").split()).partition(". ")
         declared = router.api_operation(
             [method],
             path,
             auth=NEEDS[role],
             response={status: answer, errors: ErrorAnswer},
             operation_id=view.__name__,
-            summary=summary,
-            description=" ".join(rest.split()) or None,
+            summary=summary.rstrip("."),
+            description=rest or None,
             by_alias=by_alias,
             openapi_extra={"x-role": role},
         )
