@@ -31,6 +31,8 @@ from serving.topology import check_topology
 Spec = TypeVar("Spec", bound=BaseModel)
 CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 COLOURS = 6
+RESERVED_NAMES = ("new", "parts")
+"""/deployments/new/ and its like are pages."""
 FALLBACK_CONTEXT_TOKENS = 4096
 """Context length when the operator names none and the model's files could not be read."""
 
@@ -316,6 +318,8 @@ def _checked_name(name: str) -> str:
     name = name.strip()
     if not re.match(NAME_PATTERN, name):
         raise InvalidSpec(f"Use {NAME_HELP}.", field="name")
+    if name in RESERVED_NAMES:
+        raise InvalidSpec(f"“{name}” is an address of the console's own; choose another name.", field="name")
     return name
 
 

@@ -38,6 +38,8 @@ def register_model(
         raise InvalidSpec(
             "Use 1 to 63 lower-case letters, digits, dots, hyphens and underscores.", field="name"
         )
+    if name == "new":
+        raise InvalidSpec("“new” is an address of the console's own; choose another name.", field="name")
     values = _checked(source_kind=source_kind, source=source, hub_revision=hub_revision, note=note)
     model = RegisteredModel(name=name, created_by=actor.user, **values)
     if hub_token:

@@ -78,6 +78,7 @@ def test_creating_writes_row_revision_price_and_event_and_wakes_once(
         ({"name": "Bad Name"}, "name"),
         ({"name": ""}, "name"),
         ({"name": "x" * 41}, "name"),
+        ({"name": "new"}, "name"),
         ({"engine": {"max_model_len": 4096}}, "max_model_len"),
         ({"engine": {"tensor_parallel_size": 3}}, "tensor_parallel_size"),
         ({"engine": {"tensor_parallel_size": "many"}}, "tensor_parallel_size"),
