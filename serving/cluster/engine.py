@@ -12,7 +12,7 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class EngineStartFailed(RuntimeError):
 class Engine:
     """One replica. Methods are called by the gateway through a handle; all take and give bytes."""
 
-    async def __init__(self, args: dict[str, Any]) -> None:
+    async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         bind_replica_port_to_node_address()
         context = serve.get_replica_context()
         self._name = str(args["deployment"])
@@ -75,6 +75,8 @@ class Engine:
         try:
             request = self._read_request(path, body, request_id)
             answer = await anext(self._answers(path, request))
+            if _is_cancelled():  # vLLM turns the cancellation into an answer of its own
+                raise asyncio.CancelledError
             if _is_refusal(answer):
                 return wire.pack(*self._refused(meter, answer))
             return wire.pack(meter.meta(), answer.model_dump_json(exclude_none=False).encode())
@@ -144,8 +146,11 @@ class Engine:
 
         return {CHAT: ChatCompletionRequest, COMPLETIONS: CompletionRequest}
 
-    def _answers(self, path: str, request: Any) -> AsyncIterator[Any]:
-        return self._engine.chat(request) if path == CHAT else self._engine.completions(request)
+    def _answers(self, path: str, request: Any) -> AsyncGenerator[Any, None]:
+        answers: AsyncGenerator[Any, None] = (
+            self._engine.chat(request) if path == CHAT else self._engine.completions(request)
+        )
+        return answers
 
     def _refused(self, meter: Meter, answer: Any) -> tuple[wire.Meta, bytes]:
         status = int(getattr(answer.error, "code", 500) or 500)
@@ -237,6 +242,11 @@ def engine_arguments(args: dict[str, Any]) -> dict[str, Any]:
         # Compiling costs 13 s and gains nothing on CPU here; with stages it is needed (topology.py).
         arguments.setdefault("enforce_eager", True)
     return arguments
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _is_refusal(answer: Any) -> bool:

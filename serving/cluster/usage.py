@@ -87,8 +87,13 @@ class UsageRecorder:
     async def _flush(self) -> None:
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-            if not await self._send(batch):
-                await self._keep(batch)
+            try:
+                if not await self._send(batch):
+                    await self._keep(batch)
+            except asyncio.CancelledError:
+                # Ended in the middle: close() sends them again, readers keep the first of each id.
+                self._queue.extendleft(reversed(batch))
+                raise
 
     async def _keep(self, batch: list[str]) -> None:
         try:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -132,13 +131,7 @@ def test_records_outlive_redis(cluster: LocalCluster) -> None:
 
 def test_every_port_listens_on_loopback_only(cluster: LocalCluster) -> None:
     assert chat(cluster).status_code == 200
-    assert cluster.process is not None
-    pids = {
-        cluster.process.pid,
-        *head.orphans_of(cluster.command.temp_dir),
-        *descendants(cluster.process.pid),
-    }
-    listening = listeners_of(pids)
+    listening = listeners_of(pids_of(cluster))
     assert cluster.ports.gateway in {port for _, port in listening}
     assert cluster.ports.ray_dashboard in {port for _, port in listening}
     outside = {(address, port) for address, port in listening if not is_loopback(address)}
@@ -146,15 +139,12 @@ def test_every_port_listens_on_loopback_only(cluster: LocalCluster) -> None:
 
 
 def test_a_replicas_own_port_asks_for_the_key_too(cluster: LocalCluster) -> None:
-    open_ports = [
-        port
-        for port in range(cluster.ports.serve_replica_first, cluster.ports.serve_replica_last + 1)
-        if is_open(port)
-    ]
-    assert open_ports
-    for port in [*open_ports, cluster.ports.serve_fallback_http]:
-        if not is_open(port):
-            continue
+    listening = {port for _, port in listeners_of(pids_of(cluster))}
+    first, last = cluster.ports.serve_replica_first, cluster.ports.serve_replica_last
+    replica_ports = [port for port in listening if first <= port <= last]
+    assert replica_ports
+    assert cluster.ports.serve_fallback_http in listening
+    for port in [*replica_ports, cluster.ports.serve_fallback_http]:
         answer = httpx.post(f"http://127.0.0.1:{port}{CHAT}", json={"model": "demo", "messages": []})
         assert answer.status_code == 401, port
 
@@ -179,7 +169,8 @@ def test_phases_and_sizes_of_the_replica_are_on_the_metrics_page(cluster: LocalC
     )
     checkpoint = sum(file.stat().st_size for file in Path(cluster.model_source).glob("*.safetensors"))
     weights = cluster.metric("ray_raydeck_weights_bytes", ReplicaId=replica)[0]
-    assert weights == pytest.approx(checkpoint, rel=0.1)
+    # On top of the checkpoint: the rotary table, and the vocabulary padded to a multiple of 64.
+    assert checkpoint * 0.98 <= weights <= checkpoint + 400_000
     assert cluster.metric("ray_raydeck_process_memory_bytes", ReplicaId=replica)[0] > 300e6
 
 
@@ -266,9 +257,11 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def pids_of(cluster: LocalCluster) -> set[int]:
+    """The head and everything below it or started by it."""
+    assert cluster.process is not None
+    top = cluster.process.pid
+    return {top, *descendants(top), *head.orphans_of(cluster.command.temp_dir)}
 
 
 def listeners_of(pids: set[int]) -> set[tuple[str, int]]:
