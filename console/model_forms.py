@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 
 from console.models import RegisteredModel, SourceKind
-from serving.errors import RaydeckError
+from serving.errors import Conflict, RaydeckError
 
 SOURCE_HELP = (
     "The folder's full path on the machines that serve, the hub id (organisation/model), "
@@ -98,3 +98,14 @@ class EditForm(ModelForm):
             },
             has_stored_token=model.has_hub_token,
         )
+
+    def meet(self, conflict: Conflict) -> list[tuple[str, str]]:
+        """Say that somebody was faster and take their version as the base: saving again is then a decision.
+        Returns what is stored now as (label, value)."""
+        self.refuse(conflict)
+        typed = {name: self.data[name] for name in self.data}
+        self.data = {**typed, "expected_version": str(conflict.current.get("version", ""))}
+        stored = conflict.current.get("values")
+        if not isinstance(stored, dict):
+            return []
+        return [(str(self.fields[name].label), str(value)) for name, value in stored.items()]

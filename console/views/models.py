@@ -64,7 +64,8 @@ def model_edit(request: HttpRequest, name: str) -> HttpResponse:
     if request.method != "POST":
         return render(request, "models/form.html", {"form": EditForm.of(model), "model": model})
     form = EditForm(request.POST, has_stored_token=model.has_hub_token)
-    conflict: dict[str, Any] | None = None
+    conflict: list[tuple[str, str]] = []
+    status = 400
     if form.is_valid():
         values = form.values()
         try:
@@ -72,15 +73,15 @@ def model_edit(request: HttpRequest, name: str) -> HttpResponse:
                 actor=_actor(request), model=model, expected_version=values.pop("expected_version"), **values
             )
         except Conflict as error:
-            form.refuse(error)
-            conflict = dict(error.current)
+            status = 409
+            conflict = form.meet(error)
         except RaydeckError as error:
             form.refuse(error)
         else:
             messages.success(request, f"{name} is saved.")
             return redirect("model", name=name)
     context = {"form": form, "model": model, "conflict": conflict}
-    return render(request, "models/form.html", context, status=409 if conflict is not None else 400)
+    return render(request, "models/form.html", context, status=status)
 
 
 @require("operator")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,12 @@ def test_the_second_of_two_editors_is_told_and_nothing_is_lost(as_operator: Clie
     assert "first" in text and "second" in text, "both what is stored and what was typed are on the page"
     model.refresh_from_db()
     assert model.note == "first"
+    version = re.search(r'name="expected_version" value="(\d+)"', text)
+    assert version is not None and version[1] == "2"
+    again = {**first, "note": "second", "expected_version": version[1]}
+    assert as_operator.post("/models/qwen/edit/", again).status_code == 302
+    model.refresh_from_db()
+    assert model.note == "second", "saving again, having seen both, goes through"
 
 
 def test_files_are_read_again(as_operator: Client, tmp_path: Path) -> None:
