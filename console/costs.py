@@ -6,10 +6,12 @@ A replica costs from its claim of accelerators to its end, whether or not it ans
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import accumulate
 
 from django.db.models import F, Q, Sum
 
@@ -43,26 +45,25 @@ class CostBook:
         return in_usd(self.units(start=start, end=end))
 
     def usd_at(self, moments: Sequence[float]) -> list[Decimal]:
-        """Dollars spent up to each moment; `moments` must ascend. Lives that ended before are summed once."""
-        if not moments:
-            return []
-        past, rest = self._split(moments[0])
-        base = past.units(end=moments[0])
-        return [in_usd(base + rest.units(end=moment)) for moment in moments]
-
-    def _split(self, at: float) -> tuple[CostBook, CostBook]:
-        past: dict[int, list[Life]] = {}
-        rest: dict[int, list[Life]] = {}
+        """Dollars spent up to each moment; `moments` must ascend. Only the moments within a life are reckoned
+        one by one: before it there is nothing, after it always the same."""
+        units = [0] * len(moments)
+        settled = [0] * (len(moments) + 1)
         for pk, lives in self.lives.items():
+            prices = self.prices.get(pk, ())
             for life in lives:
-                over = life.ended_at is not None and life.ended_at <= at
-                (past if over else rest).setdefault(pk, []).append(life)
-        return CostBook(past, self.prices), CostBook(rest, self.prices)
+                born = bisect_left(moments, life.started_at)
+                over = len(moments) if life.ended_at is None else bisect_left(moments, life.ended_at)
+                for i in range(born, over):
+                    units[i] += cost.cost_units(life, prices=prices, end=moments[i])
+                if over < len(moments):
+                    settled[over] += cost.cost_units(life, prices=prices, end=moments[over])
+        return [in_usd(now + past) for now, past in zip(units, accumulate(settled[:-1]), strict=True)]
 
 
 def book(*, deployment: Deployment | None = None, ended_after: float | None = None) -> CostBook:
     """The book of one deployment, or of all; with `ended_after` only lives that reached beyond it."""
-    replicas = Replica.objects.exclude(deployment_id=None)
+    replicas = Replica.objects.filter(deployment__isnull=False)
     changes = PriceChange.objects.order_by("from_at", "pk")
     if deployment is not None:
         replicas = replicas.filter(deployment_id=deployment.pk)
@@ -70,11 +71,13 @@ def book(*, deployment: Deployment | None = None, ended_after: float | None = No
     if ended_after is not None:
         replicas = replicas.filter(Q(ended_at=None) | Q(ended_at__gt=ended_after))
     lives: dict[int, list[Life]] = {}
-    for pk, *life in replicas.values_list("deployment_id", "started_at", "ended_at", "accelerators"):
-        lives.setdefault(pk, []).append(Life(*life))
+    claims = replicas.values_list("deployment_id", "started_at", "ended_at", "accelerators")
+    for pk, started_at, ended_at, accelerators in claims:
+        lives.setdefault(pk, []).append(Life(started_at, ended_at, accelerators))
     prices: dict[int, list[Price]] = {}
-    for pk, *price in changes.values_list("deployment_id", "from_at", "price_per_accelerator_hour_usd"):
-        prices.setdefault(pk, []).append(Price(*price))
+    dated = changes.values_list("deployment_id", "from_at", "price_per_accelerator_hour_usd")
+    for pk, from_at, price_usd in dated:
+        prices.setdefault(pk, []).append(Price(from_at, price_usd))
     return CostBook(lives, prices)
 
 
@@ -97,7 +100,7 @@ def month_start(now: float) -> float:
 
 def running_cost_per_hour_usd(deployment: Deployment | None) -> Decimal:
     """Dollars per hour of the replicas that live now, of one deployment or (None) of all. One query."""
-    replicas = Replica.objects.filter(ended_at=None).exclude(deployment_id=None)
+    replicas = Replica.objects.filter(ended_at=None, deployment__isnull=False)
     if deployment is not None:
         replicas = replicas.filter(deployment_id=deployment.pk)
     rows = replicas.values_list("deployment__price_per_accelerator_hour_usd").annotate(

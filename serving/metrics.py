@@ -1,12 +1,14 @@
 """A node's metrics page -> the few figures Raydeck charts, per replica. Pure; fetches and stores nothing.
 
-Ray serves one text page per node (up to 500 kB), refreshed every report interval. Only wanted lines are
-looked at, and only their `ReplicaId` (or `application`) label is read, so one page costs a few milliseconds.
+Ray serves one text page per node (about 1 MB with one replica), refreshed every report interval. Only wanted
+lines are looked at, and only the label that joins them, so one page costs about a millisecond.
 
-What is known of these pages (Ray 2.60): vLLM's series carry `ReplicaId` but no application; a counter that
-never moved is missing and means 0; a gauge disappears two report intervals after its process stopped
-reporting; counters of dead replicas stay; histograms' `_sum` is made of bucket midpoints, so latencies are
-never taken from here but from the gateway's usage records.
+What is known of these pages (Ray 2.60, vLLM 0.29): vLLM's series carry `ReplicaId` but no application; a
+counter that never moved is missing and means 0; a gauge disappears two report intervals after it was last
+set, and vLLM sets its gauges only while it works: an idle engine has none. Serve's own count of requests in
+a replica is always there, so `settled` tells idle from unknown by it. Counters of dead replicas stay;
+histograms' `_sum` is made of bucket midpoints, so latencies are never taken from here but from the gateway's
+usage records.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ GAUGES: dict[str, str] = {
     "ray_vllm_num_requests_running": "requests_running",
     "ray_vllm_num_requests_waiting": "requests_waiting",
     "ray_vllm_kv_cache_usage_perc": "kv_cache_usage",
+    "ray_serve_replica_processing_queries": "requests_in_flight",
     "ray_raydeck_weights_bytes": "weights_bytes",
     "ray_raydeck_kv_cache_bytes": "kv_cache_bytes",
     "ray_raydeck_process_memory_bytes": "process_memory_bytes",
 }
 """Series -> figure of one replica, as it is now. `kv_cache_usage` is a share from 0 to 1 despite its name."""
+
+ENGINE_GAUGES = ("requests_running", "requests_waiting", "kv_cache_usage")
+"""What vLLM says while it works."""
 
 COUNTERS: dict[str, str] = {
     "ray_vllm_prompt_tokens_total": "prompt_tokens",
@@ -41,8 +47,8 @@ MEANS = frozenset({"kv_cache_usage"})
 LONGEST_GAP_S = 5.0
 """A counter's growth over a longer time than this belongs to no single second: it is a gap."""
 
-_LABEL = re.compile(r'(ReplicaId|application)="((?:[^"\\]|\\.)*)"')
-_PREFIXES = ("ray_vllm_", "ray_raydeck_", QUEUED)
+_LABEL = re.compile(r'(ReplicaId|replica|application)="((?:[^"\\]|\\.)*)"')
+_PREFIXES = ("ray_vllm_", "ray_raydeck_", "ray_serve_replica_processing_queries", QUEUED)
 
 CounterKey = tuple[str, str]
 """Series name and its label text, exactly as on the page: one process's own counter."""
@@ -71,6 +77,20 @@ def read_page(text: str) -> Page:
     return page
 
 
+def settled(figures: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:
+    """One replica's figures with those of its engine filled in where the page has none.
+
+    Nothing in the replica: the engine idles, so nothing runs, waits or holds the cache. Something in it: the
+    engine is in a long step, and `before`, its figures of a moment ago, still hold.
+    """
+    in_flight = figures.get("requests_in_flight")
+    if in_flight is None:
+        return dict(figures)
+    if in_flight == 0:
+        return {**dict.fromkeys(ENGINE_GAUGES, 0.0), **figures}
+    return {**{name: before[name] for name in ENGINE_GAUGES if name in before}, **figures}
+
+
 def _read_line(line: str, page: Page, parts: dict[tuple[str, str], list[float]]) -> None:
     name, _, rest = line.partition("{")
     if name not in GAUGES and name not in COUNTERS and name != QUEUED:
@@ -84,7 +104,7 @@ def _read_line(line: str, page: Page, parts: dict[tuple[str, str], list[float]])
         application = labels.get("application", "")
         page.queued[application] = page.queued.get(application, 0.0) + value
         return
-    replica_id = labels.get("ReplicaId", "")
+    replica_id = labels.get("ReplicaId") or labels.get("replica", "")
     if not replica_id:
         return
     if name in GAUGES:

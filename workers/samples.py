@@ -14,7 +14,7 @@ from typing import Any
 
 from console.models import Deployment, DesiredState, Replica, Sample
 from serving import histogram
-from serving.metrics import Page
+from serving.metrics import Page, settled
 from serving.render import MODEL_APP_PREFIX
 from serving.resolutions import RETENTION_S
 from serving.usage import UsageRecord
@@ -55,7 +55,9 @@ class Board:
         """Take in one page and the growth of its counters."""
         for replica_id, figures in page.gauges.items():
             growth = None if grown is None else grown.get(replica_id, {})
-            self.readings[replica_id] = Reading(now, figures, growth)
+            before = self.readings.get(replica_id)
+            complete = settled(figures, before.figures if before else {})
+            self.readings[replica_id] = Reading(now, complete, growth)
         for application, waiting in page.queued.items():
             self.queued[application] = self.queued.get(application, 0.0) + waiting
 

@@ -1,6 +1,7 @@
 """Reading metrics pages: only what is wanted, joined by replica, counters turned into growth."""
 
 import time
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +136,56 @@ def _cpu_s(text: str) -> float:
     started = time.process_time()
     metrics.read_page(text)
     return time.process_time() - started
+
+
+class TestRecording:
+    """A page of Ray 2.60 with one replica of vLLM 0.29 on CPU answering one request, cut to what matters."""
+
+    @pytest.fixture
+    def page(self) -> metrics.Page:
+        folder = Path(__file__).resolve().parents[2] / "recordings"
+        return metrics.read_page((folder / "metrics_page_one_replica.txt").read_text())
+
+    def test_everything_of_the_replica_is_joined_under_its_id(self, page):
+        assert page.gauges["20kwxnk2"] == {
+            "requests_running": 1.0,
+            "requests_waiting": 0.0,
+            "kv_cache_usage": pytest.approx(0.00196, abs=1e-5),
+            "requests_in_flight": 1.0,
+            "weights_bytes": 738_592.0,
+            "kv_cache_bytes": 67_108_864.0,
+            "process_memory_bytes": 1_572_560_896.0,
+        }
+        assert page.queued == {"gateway": 0.0, "model-demo": 0.0}
+
+    def test_its_counters_count_tokens(self, page):
+        counted = {metrics.COUNTERS[name]: found for (name, _), found in page.counters.items()}
+        assert counted == {"completion_tokens": ("20kwxnk2", 210.0), "prompt_tokens": ("20kwxnk2", 60.0)}
+
+
+class TestIdleEngine:
+    """vLLM sets its gauges only while it works."""
+
+    before = {"requests_running": 3.0, "requests_waiting": 1.0, "kv_cache_usage": 0.5}
+
+    def test_an_engine_without_gauges_and_without_requests_idles(self):
+        assert metrics.settled({"requests_in_flight": 0.0}, self.before) == {
+            "requests_in_flight": 0.0,
+            "requests_running": 0.0,
+            "requests_waiting": 0.0,
+            "kv_cache_usage": 0.0,
+        }
+
+    def test_an_engine_in_a_long_step_keeps_its_last_figures(self):
+        assert metrics.settled({"requests_in_flight": 4.0}, self.before) == {
+            "requests_in_flight": 4.0,
+            **self.before,
+        }
+
+    def test_without_a_last_figure_nothing_is_invented(self):
+        assert metrics.settled({"requests_in_flight": 4.0}, {}) == {"requests_in_flight": 4.0}
+        assert metrics.settled({"weights_bytes": 1.0}, self.before) == {"weights_bytes": 1.0}
+
+    def test_what_the_engine_says_itself_comes_first(self):
+        said = {"requests_in_flight": 4.0, "requests_running": 2.0}
+        assert metrics.settled(said, self.before)["requests_running"] == 2.0

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from channels.layers import get_channel_layer
-from django.db import OperationalError
+from django.db import OperationalError, connections
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -99,6 +100,7 @@ async def bench(redis_process: RedisProcess, pages: FakePages, db: None) -> Asyn
     yield one
     await one.redis.aclose()
     one.client.close()
+    await sync_to_async(connections.close_all)()
 
 
 def in_database(function: Any) -> Any:

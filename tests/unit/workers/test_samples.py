@@ -175,3 +175,22 @@ def test_a_late_request_is_added_to_its_row_in_every_resolution_and_makes_no_new
         assert row.ttft.get("100") == 1
         assert row.ttft.get(bucket, 0) == requests - 1
     assert Sample.objects.count() == 4
+
+
+def test_an_idle_engine_which_sets_no_gauges_is_measured_as_zero():
+    deployment = make_deployment()
+    make_replica(deployment, "a")
+    (row,) = rows(board_of(page_text("a", requests_in_flight=0, completion_tokens=50)))
+    assert (row.requests_running, row.requests_waiting, row.kv_cache_usage) == (0, 0, 0)
+    assert row.completion_tokens == 0
+
+
+def test_an_engine_in_a_long_step_is_not_taken_for_idle():
+    deployment = make_deployment()
+    make_replica(deployment, "a")
+    board = board_of(page_text("a", requests_in_flight=4, requests_running=4, kv_cache_usage=0.5))
+    for second in range(10):
+        board.begin(101.0 + second)
+        board.add(read_page(page_text("a", requests_in_flight=4)), {}, 101.0 + second)
+    (row,) = rows(board)
+    assert (row.requests_running, row.kv_cache_usage) == (4, 0.5)
