@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.bounded_json import Unreadable, read_bytes, read_object
+from serving.layer_check import layers_held, missing_in_layers
 from serving.model_config import CONFIG, ConfigFacts, Problem, read_config
 from serving.tensor_headers import read_header
 from serving.weight_totals import WeightTotals
@@ -158,7 +159,22 @@ class _Folder:
             self._warn(
                 "weights", f"The headers of {totals.unread_files} files were not read; their sizes count."
             )
+        elif not totals.broken:
+            self._check_layers(totals.names, facts)
         return totals.facts(files=len(wanted))
+
+    def _check_layers(self, names: list[str], facts: ConfigFacts) -> None:
+        missing = missing_in_layers(names)
+        if missing:
+            shown = ", ".join(missing[:3]) + (" …" if len(missing) > 3 else "")
+            self._warn(
+                "weights",
+                f"Missing tensors that the other layers have: {len(missing)} ({shown}). "
+                "The engine may start all the same and answer nonsense.",
+            )
+        held = layers_held(names)
+        if held is not None and facts.layers is not None and held < facts.layers:
+            self._warn("weights", f"config.json speaks of {facts.layers} layers; the weights hold {held}.")
 
     def _shard_names(self) -> list[str]:
         present = sorted(name for name in self.names if name.endswith(".safetensors"))

@@ -301,3 +301,27 @@ def test_the_shipped_architecture_list_is_that_of_the_installed_release() -> Non
     except SystemExit as missing:
         pytest.skip(str(missing))
     assert maker.TARGET.read_text() == maker.as_text(facts)
+
+
+def layered(layers: int, *, without: str = "") -> dict[str, tuple[str, list[int]]]:
+    names = [f"model.layers.{n}.{part}.weight" for n in range(layers) for part in ("q", "k", "mlp.down")]
+    return {name: ("BF16", [4]) for name in names if name != without}
+
+
+def test_a_layer_that_lacks_a_tensor_is_warned_about(tmp_path: Path) -> None:
+    config = {**LLAMA, "num_hidden_layers": 4}
+    write_checkpoint(tmp_path, config=config, tensors=layered(4))
+    assert inspect_folder(str(tmp_path)).problems == []
+    gone = "model.layers.2.mlp.down.weight"
+    write_checkpoint(tmp_path, config=config, tensors=layered(4, without=gone))
+    text = said(tmp_path, level="warn")
+    assert f"Missing tensors that the other layers have: 1 ({gone})" in text
+    write_checkpoint(tmp_path, config=config, tensors=layered(3))
+    assert "speaks of 4 layers; the weights hold 3" in said(tmp_path, level="warn")
+
+
+def test_mixed_stacks_are_left_alone(tmp_path: Path) -> None:
+    tensors = layered(4, without="model.layers.0.mlp.down.weight")
+    tensors["model.layers.0.dense.weight"] = ("BF16", [4])
+    write_checkpoint(tmp_path, config={**LLAMA, "num_hidden_layers": 4}, tensors=tensors)
+    assert inspect_folder(str(tmp_path)).problems == []
