@@ -21,7 +21,6 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 from asgiref.sync import sync_to_async
@@ -33,6 +32,7 @@ from console import chat_gateway, conversations, secrets
 from console.chat_request import ChatRequest, read_request
 from console.chat_stats import ReplicaPrice, ReplyClock, stats_of
 from console.models import Deployment, User
+from console.origin import same_origin
 from serving import keys
 
 log = logging.getLogger(__name__)
@@ -217,17 +217,6 @@ class ChatConsumer(AsyncWebsocketConsumer):
             # The browser went between two frames; the server says so a moment later through disconnect().
             self.is_open = False
             self._stop()
-
-
-def same_origin(scope: dict[str, Any]) -> bool:
-    """Whether the page that opens the socket is this site's: a browser sends cookies from any page."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    origin = headers.get("origin")
-    if not origin:
-        return False
-    if origin in settings.CSRF_TRUSTED_ORIGINS:
-        return True
-    return urlsplit(origin).netloc.lower() == headers.get("host", "").lower()
 
 
 def price_of(*, name: str) -> ReplicaPrice | None:
