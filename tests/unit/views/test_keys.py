@@ -13,8 +13,24 @@ from console.actions import Actor, create_key
 from console.models import ApiKey, ApiToken, Event, RequestRecord, User
 from serving import keys
 from serving.errors import InvalidSpec
+from tests.unit.conftest import make_user
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def admin(db: None) -> User:
+    return make_user("admin")
+
+
+@pytest.fixture
+def operator(db: None) -> User:
+    return make_user("operator")
+
+
+@pytest.fixture
+def viewer(db: None) -> User:
+    return make_user("viewer")
 
 
 def text_of(response: Any) -> str:

@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from console import secrets
 from console.models import Deployment, Event, RegisteredModel, Revision, User
+from tests.unit.conftest import make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -28,6 +29,16 @@ FACTS = {
     "kv_bytes_per_token": 327_680,
     "chat_template": True,
 }
+
+
+@pytest.fixture
+def operator(db: None) -> User:
+    return make_user("operator")
+
+
+@pytest.fixture
+def viewer(db: None) -> User:
+    return make_user("viewer")
 
 
 def text_of(response: Any) -> str:

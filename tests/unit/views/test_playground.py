@@ -24,8 +24,19 @@ from console.models import (
     Revision,
     User,
 )
+from tests.unit.conftest import make_user
 
 pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def operator(db: None) -> User:
+    return make_user("operator")
+
+
+@pytest.fixture
+def viewer(db: None) -> User:
+    return make_user("viewer")
 
 
 def text_of(response: Any) -> str:

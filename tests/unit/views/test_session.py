@@ -9,9 +9,20 @@ from django.core.cache import cache
 from django.test import Client
 
 from console.models import Event, User
+from tests.unit.conftest import make_user
 
 pytestmark = pytest.mark.django_db
 PASSWORD = "long enough"
+
+
+@pytest.fixture
+def operator(db: None) -> User:
+    return make_user("operator")
+
+
+@pytest.fixture
+def viewer(db: None) -> User:
+    return make_user("viewer")
 
 
 @pytest.fixture(autouse=True)
