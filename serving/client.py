@@ -18,6 +18,10 @@ from serving.errors import ConfigRejected, RayRefused, RayUnavailable
 
 APPLICATIONS = "/api/serve/applications/"
 LONGEST_MESSAGE = 2000
+# The dashboard turns the names of resources into camel case like any other JSON key.
+CAMEL_CASED = {"acceleratorType:": "accelerator_type:", "objectStoreMemory": "object_store_memory"}
+# Ray answers 500 for these although asking again cannot help.
+NOT_THERE = ("A file is not found", "doesn't exist")
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,8 @@ class RayClient:
     def get_nodes(self) -> list[Node]:
         """All nodes with total, available and used resources. Raises RayUnavailable, RayRefused.
 
-        Total comes from the dashboard's node list, available from the state API (`node.available`); where a
-        node says nothing about it, everything counts as available.
+        Total comes from the dashboard's node list, available from its cluster status; where that says
+        nothing about a node, everything counts as available.
         """
         summary = self._get_json("/nodes", params={"view": "summary"})
         nodes = _at(summary, "data", "summary") or []
@@ -163,20 +167,22 @@ class RayClient:
             "/api/v0/logs/file",
             params={"node_id": node_id, "filename": filename, "lines": lines, "format": "text"},
         )
-        return _log_text(answer.content)
+        return answer.content.decode("utf-8", errors="replace")
 
     def _available_by_node(self) -> dict[str, dict[str, float]]:
         answer = self._get_json("/api/cluster_status")
         usage = _at(answer, "data", "clusterStatus", "loadMetricsReport", "usageByNode") or {}
         # usageByNode: {node: {resource: [used, total]}}
         return {
-            str(node): {name: float(pair[1]) - float(pair[0]) for name, pair in resources.items()}
+            str(node): {_resource(name): float(pair[1]) - float(pair[0]) for name, pair in resources.items()}
             for node, resources in usage.items()
         }
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> httpx.Response:
         answer = self._get_twice(path, params)
         if answer.status_code in (401, 403) or 400 <= answer.status_code < 500:
+            raise self._refused(answer)
+        if answer.status_code >= 500 and any(words in answer.text for words in NOT_THERE):
             raise self._refused(answer)
         if answer.status_code >= 500:
             raise RayUnavailable(f"Ray at {self._url} answered {answer.status_code}: {_message_of(answer)}")
@@ -210,7 +216,7 @@ class RayClient:
 
 def _node(raw: dict[str, Any], available: dict[str, dict[str, float]]) -> Node:
     raylet = raw.get("raylet") or {}
-    total = {name: float(value) for name, value in (raylet.get("resourcesTotal") or {}).items()}
+    total = {_resource(name): float(value) for name, value in (raylet.get("resourcesTotal") or {}).items()}
     node_id = str(raylet.get("nodeId", ""))
     address = str(raw.get("ip") or raylet.get("nodeManagerAddress") or "")
     memory = raw.get("mem") or [0, 0, 0.0, 0]
@@ -223,7 +229,8 @@ def _node(raw: dict[str, Any], available: dict[str, dict[str, float]]) -> Node:
         is_head=bool(raylet.get("isHeadNode")),
         is_alive=raylet.get("state") == "ALIVE",
         total=total,
-        available=dict(total) if free is None else {**total, **free},
+        # Placement groups add names of their own to what is free; they are no resources of the node.
+        available={name: total[name] if free is None else free.get(name, total[name]) for name in total},
         memory_total_bytes=int(memory[0]),
         memory_used_bytes=int(memory[3]) if len(memory) > 3 else 0,
         cpu_percent=float(raw.get("cpu") or 0.0),
@@ -234,6 +241,13 @@ def _node(raw: dict[str, Any], available: dict[str, dict[str, float]]) -> Node:
         metrics_url=f"{address}:{port}" if address and port else None,
         state_message=str(raylet.get("stateMessage") or ""),
     )
+
+
+def _resource(name: str) -> str:
+    for camel, plain in CAMEL_CASED.items():
+        if name.startswith(camel):
+            return plain + name.removeprefix(camel)
+    return name
 
 
 def _message_of(answer: httpx.Response) -> str:
@@ -247,11 +261,6 @@ def _message_of(answer: httpx.Response) -> str:
         text = str(decoded.get("msg") or decoded.get("detail") or text)
     text = text.strip()
     return text if len(text) <= LONGEST_MESSAGE else "…" + text[-LONGEST_MESSAGE:]
-
-
-def _log_text(content: bytes) -> str:
-    """Log bytes as text. Ray may mark each piece of the stream with a leading 1 (fine) or 0 (an error)."""
-    return content.decode("utf-8", errors="replace")
 
 
 def _words(error: Exception) -> str:

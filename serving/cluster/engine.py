@@ -37,7 +37,7 @@ LONGEST_CAUSE = 400
 
 
 class EngineStartFailed(RuntimeError):
-    """The engine did not start; the message ends with the root cause, marked `raydeck-cause:`."""
+    """The engine did not start; the last line of the message is the root cause."""
 
 
 class Engine:
@@ -65,7 +65,8 @@ class Engine:
             await self._warm_up()
             await self._report_facts(client)
         except Exception as error:
-            raise EngineStartFailed(f"raydeck-cause: {_start_failure(error)}") from error
+            # A line of its own: readers of Serve's message look for lines that begin with an exception.
+            raise EngineStartFailed(f"raydeck-cause:\n{_start_failure(error)}") from error
         self._report.phase("ready")
 
     async def unary(self, path: str, request_id: str, body: bytes) -> bytes:
