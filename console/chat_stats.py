@@ -58,8 +58,9 @@ def stats_of(
 ) -> dict[str, Any]:
     """The figures under a reply, as stored and sent: seconds, tokens, and USD as text.
 
-    Without the engine's count (a stopped or broken reply) the pieces are counted: the gateway passes on one
-    piece per token; `tokens_counted` says that it was done. TPOT is (last − first) / (tokens − 1).
+    Without the engine's count (a stopped or broken reply) the pieces are counted, which is close and never
+    too many; `tokens_counted` says that it was done, and `with_engine` corrects it. TPOT is
+    (last − first) / (tokens − 1).
     """
     counted = completion_tokens is None
     tokens = clock.pieces if completion_tokens is None else completion_tokens
@@ -85,10 +86,21 @@ def with_engine(stats: dict[str, Any], engine: dict[str, Any] | None) -> dict[st
         return stats
     merged = {**stats, "engine_ttft_s": engine["engine_ttft_s"]}
     if stats.get("tokens_counted") and engine["completion_tokens"] is not None:
-        merged |= {"completion_tokens": engine["completion_tokens"], "tokens_counted": False}
+        merged |= _recounted(stats, int(engine["completion_tokens"]))
     if stats.get("prompt_tokens") is None:
         merged["prompt_tokens"] = engine["prompt_tokens"]
     return merged
+
+
+def _recounted(stats: dict[str, Any], tokens: int) -> dict[str, Any]:
+    """A piece may hold several tokens (letters outside ASCII): with the true count, the rates change too."""
+    counted, tpot_s, e2e_s = stats.get("completion_tokens") or 0, stats.get("tpot_s"), stats.get("e2e_s")
+    rates: dict[str, Any] = {"completion_tokens": tokens, "tokens_counted": False}
+    if tpot_s is not None and tokens > 1:
+        rates["tpot_s"] = round(tpot_s * (counted - 1) / (tokens - 1), 6)
+    if e2e_s:
+        rates["tokens_per_s"] = round(tokens / e2e_s, 3)
+    return rates
 
 
 def _rounded(moment: float | None, start: float) -> float | None:

@@ -82,10 +82,7 @@ export class Answer {
       const { stats } = version;
       stats.engine_ttft_s = engine.engine_ttft_s;
       stats.prompt_tokens ??= engine.prompt_tokens;
-      if (stats.tokens_counted && engine.completion_tokens !== null) {
-        stats.completion_tokens = engine.completion_tokens;
-        stats.tokens_counted = false;
-      }
+      if (stats.tokens_counted && engine.completion_tokens !== null) recount(stats, engine.completion_tokens);
       if (version === this.current) this.#figures(version);
       return;
     }
@@ -161,6 +158,16 @@ export class Answer {
     link.hidden = !name || ['gateway_down', 'connection_lost', 'context_overflow'].includes(error.code);
     if (name) link.href = this.deploymentUrl.replace('NAME', encodeURIComponent(name));
   }
+}
+
+/** A piece may hold several tokens: with the true count, the rates change too (console/chat_stats.py). */
+function recount(stats, tokens) {
+  if (typeof stats.tpot_s === 'number' && tokens > 1) {
+    stats.tpot_s *= (stats.completion_tokens - 1) / (tokens - 1);
+  }
+  if (stats.e2e_s) stats.tokens_per_s = tokens / stats.e2e_s;
+  stats.completion_tokens = tokens;
+  stats.tokens_counted = false;
 }
 
 function rateText(stats) {
