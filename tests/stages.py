@@ -25,6 +25,7 @@ PYTHON = sys.executable
 PYTEST = [PYTHON, "-m", "pytest", "-q"]
 # Orphans that are ending already get this long before they count as left behind.
 LEFTOVER_GRACE_S = 5.0
+NOT_PASSED_ON = ("DATABASE_URL", "REDIS_URL", "RAY_ADDRESS", "DJANGO_SETTINGS_MODULE")
 
 Environment = dict[str, str]
 
@@ -145,9 +146,9 @@ def _clean_environment() -> Environment:
     passed_on = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("RAYDECK_") and name not in ("DATABASE_URL", "REDIS_URL", "RAY_ADDRESS")
+        if not name.startswith("RAYDECK_") and name not in NOT_PASSED_ON
     }
-    return {**passed_on, "RAYDECK_TESTING": "1", "PYTHONUNBUFFERED": "1"}
+    return {**passed_on, "PYTHONUNBUFFERED": "1"}
 
 
 def _end_leftovers() -> int:

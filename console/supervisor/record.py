@@ -7,7 +7,7 @@ times, so a pid that was given out again is never mistaken for one of ours.
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -56,17 +56,21 @@ class ChildrenRecord:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "children.json"
-        self._written: list[ProcessId] | None = None
+        self._written: str | None = None
 
-    def write(self, processes: Iterable[ProcessId]) -> None:
-        """Replace the list, atomically; nothing is written when it is the same as before."""
-        listed = sorted(processes)
-        if listed == self._written:
+    def write(self, processes: Iterable[ProcessId], *, parts: Mapping[str, int] | None = None) -> None:
+        """Replace the list, atomically; nothing is written when it is the same as before.
+
+        `parts` (name -> pid of its own process) is for people and tests that look into the file.
+        """
+        content = {"boot_id": boot_id(), "parts": dict(parts or {}), "processes": sorted(processes)}
+        text = json.dumps(content)
+        if text == self._written:
             return
         aside = self._path.with_suffix(".new")
-        aside.write_text(json.dumps({"boot_id": boot_id(), "processes": listed}))
+        aside.write_text(text)
         aside.replace(self._path)
-        self._written = listed
+        self._written = text
 
     def clear(self) -> None:
         """Nothing runs any more."""

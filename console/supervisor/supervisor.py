@@ -207,11 +207,11 @@ class Supervisor:
         """Note which process belongs to which part while its ancestry still tells, and keep the record."""
         self._surveyed_at = now
         tree = children_by_parent()
-        supervised: set[int] = set()
+        supervised: dict[str, int] = {}
         owners: dict[ProcessId, str] = {}
         for child in self._children.values():
             if child.pid is not None:
-                supervised.add(child.pid)
+                supervised[child.part.name] = child.pid
                 for process in descendants_of([child.pid], tree):
                     owners[process] = child.part.name
         every = descendants_of([os.getpid()], tree)
@@ -220,8 +220,8 @@ class Supervisor:
             if process not in owners and process in self._owners:
                 owners[process] = self._owners[process]
         self._owners = owners
-        self._record.write(every)
-        reap_orphans(keep=supervised)
+        self._record.write(every, parts=supervised)
+        reap_orphans(keep=supervised.values())
         for child in self._children.values():
             rotate_if_large(child.log_path)
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from console.auth import create_token, role_allows
+from console.events import Actor
 from console.models import Role, User
+from console.people import create_token
+from serving.errors import InvalidSpec
 
 
 class Command(BaseCommand):
@@ -22,16 +24,14 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Create and print. Raises CommandError for an unknown user, a role above theirs, or a bad name."""
-        name = options["name"].strip()
-        if not 1 <= len(name) <= 80:
-            raise CommandError("A token's name has 1 to 80 characters.")
         user = User.objects.filter(username=options["user"], is_active=True).first()
         if user is None:
             raise CommandError(f"There is no active user {options['user']!r}.")
-        if not role_allows(user.role, options["role"]):
-            raise CommandError(
-                f"{user.username} is {user.role}: no token of theirs can be {options['role']}."
+        try:
+            _, plaintext = create_token(
+                actor=Actor(user, "command line"), name=options["name"], role=options["role"]
             )
-        _, plaintext = create_token(user=user, name=name, role=options["role"])
+        except InvalidSpec as error:
+            raise CommandError(f"{error.field}: {error.message}") from error
         self.stdout.write(plaintext)
         self.stderr.write("Keep it: it is stored as a hash and cannot be shown again.")

@@ -27,6 +27,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Supervise until told to stop. Raises CommandError when this copy cannot be started."""
         self._began = time.monotonic()
+        self._announced = False
         self._voice = Voice(log=paths.logs_dir() / "up.log")
         try:
             with supervised_copy(
@@ -66,7 +67,8 @@ class Command(BaseCommand):
             self._voice.say(f"using the Ray cluster at {settings.RAY_DASHBOARD_URL}")
 
     def _announce(self, name: str, seconds: float) -> None:
-        if name == "web":
+        if name == "web" and not self._announced:
+            self._announced = True
             since_start_s = time.monotonic() - self._began
             self._voice.say(
                 f"console: {parts.local_web_url()} (up {since_start_s:.1f} s after the start)", tone="good"

@@ -16,7 +16,7 @@ import pytest
 from console.paths import PROJECT_ROOT
 from console.supervisor.identity import ProcessId, identify, is_alive
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 T = TypeVar("T")
 # Notes its pid, then sleeps; on SIGTERM it notes its end, so that the order of ends can be read.
 OBEDIENT = (
