@@ -126,8 +126,9 @@ def _number(text: str) -> float | None:
 
 
 class CounterDeltas:
-    """Turns counters into growth since the previous reading of the same page.
+    """Turns counters into growth per second since the previous reading of the same page.
 
+    Readings are about a second apart; where one was missed, what grew in two seconds is shared between them.
     A counter that shrank was restarted and has grown by its present value. One that is new on a page that
     was read a moment ago started at 0 in between. After a gap, or on the first reading, nothing is known of
     the time before: such a reading only sets the base.
@@ -138,7 +139,8 @@ class CounterDeltas:
         self._read_at: dict[str, float] = {}
 
     def grown(self, *, target: str, page: Page, now: float) -> dict[str, dict[str, float]] | None:
-        """Growth since the last reading of `target`: replica id -> figure -> tokens; None when unknown.
+        """Growth per second since the last reading of `target`: replica id -> figure -> tokens; None when
+        unknown.
 
         A replica without counters is not in the map: it has grown by 0.
         """
@@ -148,7 +150,7 @@ class CounterDeltas:
         self._values[target] = {key: value for key, (_, value) in page.counters.items()}
         if before_at is None or not 0 <= now - before_at <= LONGEST_GAP_S:
             return None
-        return _growth(before, page.counters)
+        return _growth(before, page.counters, seconds=max(1, round(now - before_at)))
 
     def forget_except(self, targets: set[str]) -> None:
         """Drop pages that no longer exist."""
@@ -158,12 +160,12 @@ class CounterDeltas:
 
 
 def _growth(
-    before: Mapping[CounterKey, float], counters: Mapping[CounterKey, tuple[str, float]]
+    before: Mapping[CounterKey, float], counters: Mapping[CounterKey, tuple[str, float]], *, seconds: int
 ) -> dict[str, dict[str, float]]:
     growth: dict[str, dict[str, float]] = {}
     for key, (replica_id, value) in counters.items():
         last = before.get(key, 0.0)
-        delta = value - last if value >= last else value
+        delta = (value - last if value >= last else value) / seconds
         figures = growth.setdefault(replica_id, {})
         figure = COUNTERS[key[0]]
         figures[figure] = figures.get(figure, 0.0) + delta

@@ -5,9 +5,10 @@ have delivered what finished in that second, it stores the second's samples and 
 transaction, publishes the samples, and only then takes the entries out of the stream.
 
 What it survives: Redis away (samples go on, records wait in the gateways' spools), the database away or
-locked (records wait in the stream, the second stays a gap), Ray away (no samples, the ledger goes on), a bad
-record (set aside in a stream of its own). Each is logged once when it begins and once when it ends. Its
-lease lets one collector act; the lease's expiry is its heartbeat. Must keep nothing of value in memory.
+locked (records wait in the stream, the second stays a gap), Ray away (its last figures stand for 3 s, then
+there are no samples; the ledger goes on), a bad record (set aside in a stream of its own). Each is logged
+once when it begins and once when it ends. Its lease lets one collector act; the lease's expiry is its
+heartbeat. Must keep nothing of value in memory.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ class Collector:
         self._board = samples.Board()
         self._deltas = CounterDeltas()
         self._token: int | None = None
+        self._seen_at = 0.0
         self._publishing: asyncio.Task[None] | None = None
         self._conditions = {part: Condition(part) for part in ("redis", "database", "ray", "lease")}
 
@@ -158,18 +160,20 @@ class Collector:
         return True
 
     async def _scrape(self) -> bool:
-        """Take in all pages; whether anything could be seen."""
+        """Take in all pages; whether anything was seen, now or within the time that figures are kept."""
         found = await self._pages.scrape(self._clock())
         now = self._clock()
         self._board.begin(now)
         self._deltas.forget_except(self._pages.targets)
         for target, page in found.pages.items():
-            self._board.add(page, self._deltas.grown(target=target, page=page, now=now), now)
-        if found.error:
+            grown = self._deltas.grown(target=target, page=page, now=now)
+            self._board.add(page, target=target, grown=grown, now=now)
+        if not found.error:
+            self._seen_at = now
+            self._conditions["ray"].worked(now)
+        elif now - self._seen_at > samples.KEPT_S:
             self._conditions["ray"].failed(found.error, now)
-            return False
-        self._conditions["ray"].worked(now)
-        return True
+        return now - self._seen_at <= samples.KEPT_S
 
     async def _drain(self, tick: Tick) -> None:
         """Store the rows and what the stream holds, page by page; the first page brings the rows along."""

@@ -25,7 +25,9 @@ OTHER_PAGES_S = 60.0
 
 PATIENCE_S = 0.8
 THREADS = 8
-NODE_MARK = "ray_node_"
+OTHER_MARKS = ("\nautoscaler_", "\nray_dashboard_")
+"""What only those pages hold. A node's page has no such mark of its own: its gauges come and go."""
+
 NO_PAGE = "Ray names no metrics page"
 
 T = TypeVar("T")
@@ -59,6 +61,7 @@ class RayPages:
         self._targets: list[str] = []
         self._ask_again_at = 0.0
         self._problem = NO_PAGE
+        self._refreshing: asyncio.Task[None] | None = None
         self._quiet_until: dict[str, float] = {}
 
     @property
@@ -67,11 +70,15 @@ class RayPages:
         return set(self._targets)
 
     async def scrape(self, now: float) -> Scrape:
-        """Read all node pages; never raises for a cluster that is away, never takes longer than PATIENCE_S
-        plus the list of targets, which has the same patience."""
-        problem = await self._refresh_targets(now)
+        """Read all node pages; never raises for a cluster that is away, never takes much longer than
+        PATIENCE_S: while there are targets to read, a new list of them comes in beside."""
+        if self._refreshing is None and now >= self._ask_again_at:
+            self._refreshing = asyncio.create_task(self._refresh_targets(now))
+        if self._refreshing is not None and (not self._targets or self._refreshing.done()):
+            await self._refreshing
+            self._refreshing = None
         if not self._targets:
-            return Scrape(error=problem)
+            return Scrape(error=self._problem)
         due = [target for target in self._targets if self._quiet_until.get(target, 0.0) <= now]
         answers = await asyncio.gather(*(self._read(target, now) for target in due))
         found = Scrape()
@@ -81,7 +88,7 @@ class RayPages:
             elif trouble:
                 found.missing[target] = trouble
         if not found.pages:
-            found.error = next(iter(found.missing.values()), problem or NO_PAGE)
+            found.error = next(iter(found.missing.values()), self._problem or NO_PAGE)
             self._ask_again_at = min(self._ask_again_at, now + RETRY_S)
         return found
 
@@ -89,27 +96,24 @@ class RayPages:
         """Lets the threads go."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _refresh_targets(self, now: float) -> str:
-        """Ask for the list when it is time; what went wrong, or nothing. An old list stays in use."""
-        if now < self._ask_again_at:
-            return self._problem
+    async def _refresh_targets(self, now: float) -> None:
+        """Ask for the list. An old list stays in use while there is no answer."""
         try:
             self._targets = sorted(set(await self._in_thread(self._client.get_metrics_targets)))
         except (RaydeckError, TimeoutError) as error:
             self._ask_again_at = now + RETRY_S
             self._problem = _words(error)
-            return self._problem
+            return
         self._ask_again_at = now + (TARGETS_KEPT_S if self._targets else RETRY_S)
         self._quiet_until = {t: until for t, until in self._quiet_until.items() if t in self._targets}
         self._problem = "" if self._targets else NO_PAGE
-        return self._problem
 
     async def _read(self, target: str, now: float) -> tuple[str, Page | None, str]:
         try:
             text = await self._in_thread(self._client.read_metrics, target)
         except (RaydeckError, TimeoutError) as error:
             return target, None, _words(error)
-        if NODE_MARK not in text:
+        if any(mark in text for mark in OTHER_MARKS):
             self._quiet_until[target] = now + OTHER_PAGES_S
             return target, None, ""
         return target, read_page(text), ""
@@ -120,4 +124,6 @@ class RayPages:
 
 
 def _words(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {PATIENCE_S} s"
     return str(error) or type(error).__name__

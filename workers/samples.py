@@ -19,8 +19,12 @@ from serving.render import MODEL_APP_PREFIX
 from serving.resolutions import RETENTION_S
 from serving.usage import UsageRecord
 
-READING_KEPT_S = 3.0
-"""A replica's last reading stands in this long for one that a busy node's page left out."""
+KEPT_S = 3.0
+"""A figure that a busy node's page leaves out stands this long; Ray drops a gauge whose report is late."""
+
+SIZES_KEPT_S = 30.0
+SIZES = frozenset({"weights_bytes", "kv_cache_bytes", "process_memory_bytes"})
+"""Figures that hardly change in a replica's life."""
 
 Key = tuple[int, int]
 """Deployment id and the second (epoch)."""
@@ -28,38 +32,57 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Reading:
-    """What the pages last said of one replica. `grown`: tokens by figure, None when not known."""
+    """What is known of one replica now. `grown`: tokens of this second by figure, None when not known."""
 
-    read_at: float
     figures: Mapping[str, float]
     grown: Mapping[str, float] | None
 
 
 @dataclass
 class Board:
-    """The latest readings of all replicas and of the requests queued in Serve, kept between ticks."""
+    """The latest figures of all replicas and of the requests queued in Serve, kept between ticks."""
 
-    readings: dict[str, Reading] = field(default_factory=dict)
     queued: dict[str, float] = field(default_factory=dict)
+    _figures: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
+    _grown: dict[str, Mapping[str, float] | None] = field(default_factory=dict)
+    _pages: dict[str, str] = field(default_factory=dict)
 
     def begin(self, now: float) -> None:
-        """Start a new second: growth and queues are of this second only; old readings are dropped."""
-        self.queued = {}
-        self.readings = {
-            replica_id: Reading(reading.read_at, reading.figures, None)
-            for replica_id, reading in self.readings.items()
-            if now - reading.read_at <= READING_KEPT_S
-        }
+        """Start a new second: growth and queues are of this second only; old figures are dropped."""
+        self.queued, self._grown = {}, {}
+        for replica_id in list(self._figures):
+            kept = {
+                name: (value, at)
+                for name, (value, at) in self._figures[replica_id].items()
+                if now - at <= (SIZES_KEPT_S if name in SIZES else KEPT_S)
+            }
+            if kept:
+                self._figures[replica_id] = kept
+            else:
+                del self._figures[replica_id]
+                self._pages.pop(replica_id, None)
 
-    def add(self, page: Page, grown: Mapping[str, Mapping[str, float]] | None, now: float) -> None:
-        """Take in one page and the growth of its counters."""
+    def add(
+        self, page: Page, *, target: str, grown: Mapping[str, Mapping[str, float]] | None, now: float
+    ) -> None:
+        """Take in the page of one target and the growth of its counters."""
         for replica_id, figures in page.gauges.items():
-            growth = None if grown is None else grown.get(replica_id, {})
-            before = self.readings.get(replica_id)
-            complete = settled(figures, before.figures if before else {})
-            self.readings[replica_id] = Reading(now, complete, growth)
+            known = self._figures.setdefault(replica_id, {})
+            before = {name: value for name, (value, _) in known.items()}
+            known.update({name: (value, now) for name, value in settled(figures, before).items()})
+            self._pages[replica_id] = target
+        for replica_id in [one for one, home in self._pages.items() if home == target]:
+            self._grown[replica_id] = None if grown is None else grown.get(replica_id, {})
         for application, waiting in page.queued.items():
             self.queued[application] = self.queued.get(application, 0.0) + waiting
+
+    def reading(self, replica_id: str) -> Reading | None:
+        """What is known of a replica now; None when nothing is."""
+        figures = self._figures.get(replica_id)
+        if figures is None:
+            return None
+        plain = {name: value for name, (value, _) in figures.items()}
+        return Reading(plain, self._grown.get(replica_id))
 
 
 @dataclass
@@ -93,7 +116,8 @@ def build(
 
 
 def _row(deployment: Deployment, replicas: Sequence[Replica], board: Board, second: int) -> Sample:
-    readings = [board.readings[r.replica_id] for r in replicas if r.replica_id in board.readings]
+    found = (board.reading(replica.replica_id) for replica in replicas)
+    readings = [reading for reading in found if reading is not None]
     figures = [reading.figures for reading in readings]
     asleep = not replicas
     waiting = [figure["requests_waiting"] for figure in figures if "requests_waiting" in figure]
@@ -140,7 +164,7 @@ def _memory(
 
 def _facts(replica: Replica, board: Board) -> Mapping[str, Any]:
     """Sizes as the page says now, else as they were noted on the replica's row."""
-    reading = board.readings.get(replica.replica_id)
+    reading = board.reading(replica.replica_id)
     return {**replica.facts, **(reading.figures if reading else {})}
 
 

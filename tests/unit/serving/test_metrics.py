@@ -103,6 +103,11 @@ class TestCounters:
         self.grown(deltas, 500, 100.0)
         assert self.grown(deltas, 20, 101.0) == {"r1": {"completion_tokens": 20.0}}
 
+    def test_what_grew_over_a_missed_reading_is_shared_between_its_seconds(self):
+        deltas = metrics.CounterDeltas()
+        self.grown(deltas, 500, 100.0)
+        assert self.grown(deltas, 560, 102.0) == {"r1": {"completion_tokens": 30.0}}
+
     def test_growth_over_a_gap_belongs_to_no_second(self):
         deltas = metrics.CounterDeltas()
         self.grown(deltas, 500, 100.0)
@@ -113,7 +118,7 @@ class TestCounters:
         deltas = metrics.CounterDeltas()
         self.grown(deltas, 500, 100.0)
         assert self.grown(deltas, 9000, 101.0, target="n2") is None
-        assert self.grown(deltas, 501, 101.5) == {"r1": {"completion_tokens": 1.0}}
+        assert self.grown(deltas, 501, 101.2) == {"r1": {"completion_tokens": 1.0}}
 
     def test_a_page_that_came_back_after_being_forgotten_sets_a_new_base(self):
         deltas = metrics.CounterDeltas()

@@ -83,8 +83,7 @@ def page_text(replica_id: str, **figures: float) -> str:
     from serving import metrics
 
     names = {figure: name for name, figure in {**metrics.GAUGES, **metrics.COUNTERS}.items()}
-    lines = ['ray_node_mem_used{ip="127.0.0.1"} 1.0']
-    lines += [
+    lines = [
         f'{names[figure]}{{ReplicaId="{replica_id}",engine="0"}} {value}' for figure, value in figures.items()
     ]
     return "\n".join(lines) + "\n"

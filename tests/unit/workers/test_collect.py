@@ -24,7 +24,7 @@ from serving.usage import DEAD_STREAM, STREAM
 from tests.unit.workers.fake_pages import FakePages
 from tests.unit.workers.fleet import make_deployment, make_key, make_replica, page_text, text_of
 from tests.unit.workers.redis_process import RedisProcess
-from workers import collect, lease, retention
+from workers import collect, lease, retention, samples
 from workers.ray_pages import RayPages
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -285,6 +285,7 @@ async def test_with_ray_away_there_is_a_gap_and_the_ledger_goes_on(bench: Bench,
     caplog.set_level(logging.INFO)
     seen = [await bench.tick()]
     bench.pages.broken = True
+    bench.clock.ahead += samples.KEPT_S
     await bench.add(id="while-away")
     for _ in range(3):
         await bench.tick()
@@ -296,6 +297,22 @@ async def test_with_ray_away_there_is_a_gap_and_the_ledger_goes_on(bench: Bench,
     assert await in_database(RequestRecord.objects.count)() == 1
     assert caplog.text.count("ray=away") == 1
     assert caplog.text.count("ray=back") == 1
+
+
+async def test_one_failed_reading_is_not_a_gap_but_its_tokens_are_not_known(bench: Bench):
+    deployment = await in_database(make_deployment)()
+    await in_database(make_replica)(deployment, "a")
+    bench.pages.text = page_text("a", requests_running=2, completion_tokens=100)
+    await bench.tick()
+    await bench.tick()
+    bench.pages.broken = True
+    missed = await bench.tick()
+    bench.pages.broken = False
+    bench.pages.text = page_text("a", requests_running=2, completion_tokens=160)
+    after = await bench.tick()
+    rows = [await in_database(sample)(second) for second in (missed, after)]
+    assert [row.requests_running for row in rows] == [2, 2]
+    assert [row.completion_tokens for row in rows] == [None, 30]
 
 
 async def test_with_redis_away_samples_go_on_and_it_is_said_once(bench: Bench, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ class Cluster:
 
     def read_metrics(self, target: str) -> str:
         self.reads.append(target)
-        page = self.pages[target]
+        page = self.pages.get(target, RayUnavailable(f"{target} is gone"))
         if isinstance(page, threading.Event):
             page.wait(5)
             return ""
@@ -52,7 +53,7 @@ NODE = page_text("a", requests_running=1)
 
 async def test_all_node_pages_are_read_and_the_others_are_left_alone_for_a_while():
     cluster = Cluster(
-        {"n1": NODE, "n2": page_text("b", requests_running=2), "dashboard": "ray_dashboard_x 1\n"}
+        {"n1": NODE, "n2": page_text("b", requests_running=2), "dashboard": "# HELP\nray_dashboard_x 1\n"}
     )
     pages = RayPages(cluster)
     for second in range(3):
@@ -64,6 +65,15 @@ async def test_all_node_pages_are_read_and_the_others_are_left_alone_for_a_while
     assert cluster.lists == 1
     await pages.scrape(100.0 + ray_pages.OTHER_PAGES_S)
     assert cluster.reads.count("dashboard") == 2
+    pages.close()
+
+
+async def test_a_node_page_whose_gauges_are_all_missing_is_still_a_node_page():
+    cluster = Cluster({"n1": 'ray_grpc_server_req_new_total{Method="x"} 3\n'})
+    pages = RayPages(cluster)
+    for second in range(3):
+        found = await pages.scrape(100.0 + second)
+        assert (set(found.pages), found.error) == ({"n1"}, "")
     pages.close()
 
 
@@ -102,12 +112,16 @@ async def test_a_dashboard_that_is_away_does_not_stop_pages_that_answer():
 
 
 async def test_a_head_that_came_back_on_other_ports_is_found():
-    cluster = Cluster({"n1": RayUnavailable("gone")})
+    cluster = Cluster({"n1": NODE})
     pages = RayPages(cluster)
-    assert (await pages.scrape(100.0)).error == "gone"
+    assert set((await pages.scrape(100.0)).pages) == {"n1"}
     cluster.pages = {"n9": NODE}
-    found = await pages.scrape(100.0 + ray_pages.RETRY_S)
-    assert set(found.pages) == {"n9"}
+    assert (await pages.scrape(101.0)).error == "n1 is gone"
+    now = 101.0 + ray_pages.RETRY_S
+    async with asyncio.timeout(5):
+        while set((await pages.scrape(now)).pages) != {"n9"}:
+            await asyncio.sleep(0.01)
+            now += 1.0
     assert pages.targets == {"n9"}
     pages.close()
 

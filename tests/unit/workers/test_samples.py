@@ -23,7 +23,7 @@ def board_of(*texts: str, base: str = "", now: float = 100.0) -> samples.Board:
     for at, text in ((now - 1, base or "\n".join(texts)), (now, "\n".join(texts))):
         page = read_page(text)
         board.begin(at)
-        board.add(page, deltas.grown(target="n", page=page, now=at), at)
+        board.add(page, target="n", grown=deltas.grown(target="n", page=page, now=at), now=at)
     return board
 
 
@@ -191,6 +191,22 @@ def test_an_engine_in_a_long_step_is_not_taken_for_idle():
     board = board_of(page_text("a", requests_in_flight=4, requests_running=4, kv_cache_usage=0.5))
     for second in range(10):
         board.begin(101.0 + second)
-        board.add(read_page(page_text("a", requests_in_flight=4)), {}, 101.0 + second)
+        page = read_page(page_text("a", requests_in_flight=4))
+        board.add(page, target="n", grown={}, now=101.0 + second)
     (row,) = rows(board)
     assert (row.requests_running, row.kv_cache_usage) == (4, 0.5)
+
+
+def test_a_figure_that_a_page_leaves_out_for_a_moment_is_kept_and_sizes_longer():
+    deployment = make_deployment()
+    make_replica(deployment, "a")
+    sizes = {"weights_bytes": 20 * MIB, "kv_cache_bytes": 64 * MIB, "process_memory_bytes": 1000 * MIB}
+    board = board_of(page_text("a", requests_in_flight=1, requests_running=1, **sizes))
+    for second, running in ((102.0, 1), (110.0, None)):
+        board.begin(second)
+        board.add(read_page(""), target="n", grown={}, now=second)
+        (row,) = rows(board)
+        assert (row.requests_running, row.weights_bytes, row.completion_tokens) == (running, 20 * MIB, 0)
+    board.begin(140.0)
+    (row,) = rows(board)
+    assert (row.weights_bytes, row.completion_tokens) == (None, None)
