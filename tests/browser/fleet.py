@@ -1,0 +1,178 @@
+"""Fills a copy's database for the browser tests: people, models, and a deployment in every phase.
+
+Run inside the copy: `python -m tests.browser.fleet`. What workers observe is written as they would write it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from decimal import Decimal
+from typing import Any
+
+import django
+
+FACTS = {
+    "architecture": "LlamaForCausalLM",
+    "parameters": 5_000_000,
+    "weight_bytes": 10_400_000,
+    "layers": 6,
+    "attention_heads": 8,
+    "kv_heads": 4,
+    "max_context_tokens": 2048,
+    "kv_bytes_per_token": 4096,
+}
+NODE = {
+    "node_id": "n1",
+    "name": "head",
+    "ip": "127.0.0.1",
+    "alive": True,
+    "cpus": 64,
+    "memory_bytes": 256 << 30,
+    "accelerators": {},
+}
+LONG_NAME = "a-name-of-forty-characters-which-is-full"
+FLEET = {
+    "serving": "ready",
+    "loading": "loading",
+    "broken": "failed",
+    "sleeping": "asleep",
+    "halted": "stopped",
+    LONG_NAME: "ready",
+}
+PEOPLE = {"olga": "operator", "vera": "viewer", "ada": "admin"}
+AHEAD_S = 3600.0
+"""No worker refreshes these observations, so they are dated ahead: a test lasts less than that."""
+
+
+def main() -> None:
+    """Write everything once."""
+    django.setup()
+    from console.models import ClusterStatus, RegisteredModel, User
+
+    for name, role in PEOPLE.items():
+        User.objects.create_user(name, password=os.environ["RAYDECK_ADMIN_PASSWORD"], role=role)
+    ClusterStatus.objects.create(
+        pk=1,
+        reachable=True,
+        observed_at=time.time() + AHEAD_S,
+        ray_version="2.60.0",
+        nodes=[NODE],
+        gateway_status="RUNNING",
+    )
+    RegisteredModel.objects.create(
+        name="tiny", source_kind="folder", source="/srv/models/tiny", facts=FACTS, problems=[]
+    )
+    for name, phase in FLEET.items():
+        _deploy(name, phase)
+
+
+def _deploy(name: str, phase: str) -> None:
+    from console import actions
+    from console.models import User
+
+    actor = actions.Actor(User.objects.get(username="olga"))
+    price, most = (Decimal("99999.999999"), 1000) if name == LONG_NAME else (Decimal("0.05"), 2)
+    deployment = actions.create_deployment(
+        actor=actor,
+        name=name,
+        model="tiny",
+        engine={"max_model_len": 1024},
+        capacity={"max_replicas": most, "price_per_accelerator_hour_usd": price},
+    )
+    actions.edit_deployment(
+        actor=actor, name=name, expected_version=1, engine={"max_num_seqs": 16}, note="Fewer at once"
+    )
+    if phase == "stopped":
+        actions.stop_deployment(actor=actor, name=name)
+    deployment.refresh_from_db()
+    _observe(deployment, phase)
+    if phase == "ready":
+        _measure(deployment)
+
+
+def _observe(deployment: Any, phase: str) -> None:
+    from console.models import DeploymentStatus, Replica
+
+    now = time.time()
+    seen: dict[str, Any] = {
+        "generation": deployment.generation,
+        "revision": 2,
+        "observed_at": now + AHEAD_S,
+        "queued_at": now - 40,
+        "placing_at": now - 38,
+        "loading_at": now - 30,
+    }
+    if phase in ("ready", "asleep"):
+        seen |= {"warming_at": now - 10, "ready_at": now - 4}
+    if phase == "asleep":
+        seen |= {"asleep_at": now - 2}
+    if phase == "ready":
+        seen |= {"replicas_running": 1, "replicas_target": 1}
+        Replica.objects.create(
+            deployment=deployment,
+            deployment_name=deployment.name,
+            replica_id=f"{deployment.name}-replica",
+            revision=2,
+            state="RUNNING",
+            node_ip="127.0.0.1",
+            pid=4242,
+            started_at=now - 40,
+            last_seen_at=now,
+        )
+    if phase == "failed":
+        cause = "ValueError: the checkpoint has no tensor model.embed_tokens.weight"
+        failure = {"code": "corrupt_weights", "cause": cause, "advice": "Copy the files again.", "raw": cause}
+        seen |= {"failed_at": now, "failure": failure}
+    DeploymentStatus.objects.filter(deployment=deployment).update(**seen)
+
+
+def _measure(deployment: Any) -> None:
+    from console.models import RequestRecord, Sample
+    from serving import histogram
+
+    now = int(time.time())
+    rows = []
+    for at in range(now - 600, now):
+        quiet = (at // 60) % 4 == 0  # gaps, which must stay gaps
+        counts: dict[int, int] = {}
+        if not quiet:
+            histogram.observe(counts, 0.2 + 0.05 * math.sin(at / 20))
+        stored = histogram.to_json(counts)
+        rows.append(
+            Sample(
+                deployment=deployment,
+                resolution_s=1,
+                at=at,
+                requests_running=0 if quiet else 4 + math.sin(at / 9),
+                requests_waiting=0,
+                kv_cache_usage=0.4,
+                prompt_tokens=200,
+                completion_tokens=0 if quiet else 150,
+                requests_ok=0 if quiet else 1,
+                requests_failed=0,
+                replicas=1,
+                weights_bytes=10_400_000,
+                kv_cache_bytes=64 << 20,
+                rest_bytes=1_400_000_000,
+                cost_per_hour_usd=deployment.price_per_accelerator_hour_usd,
+                ttft=stored,
+                tpot=stored,
+                e2e=stored,
+            )
+        )
+    Sample.objects.bulk_create(rows, batch_size=200)
+    RequestRecord.objects.create(
+        id=deployment.name,
+        deployment=deployment,
+        deployment_name=deployment.name,
+        path="/v1/chat/completions",
+        started_at=now - 5,
+        status=200,
+        outcome="ok",
+    )
+
+
+if __name__ == "__main__":
+    main()
