@@ -44,8 +44,8 @@ QUEUED = "ray_serve_deployment_queued_queries"
 MEANS = frozenset({"kv_cache_usage"})
 """Figures of which several series of one replica make a mean; all others make a sum."""
 
-LONGEST_GAP_S = 5.0
-"""A counter's growth over a longer time than this belongs to no single second: it is a gap."""
+LONGEST_GAP_S = 10.0
+"""A counter's growth over a longer time than this says nothing of any second in it: it is a gap."""
 
 _LABEL = re.compile(r'(ReplicaId|replica|application)="((?:[^"\\]|\\.)*)"')
 _PREFIXES = ("ray_vllm_", "ray_raydeck_", "ray_serve_replica_processing_queries", QUEUED)

@@ -5,9 +5,9 @@ have delivered what finished in that second, it stores the second's samples and 
 transaction, publishes the samples, and only then takes the entries out of the stream.
 
 What it survives: Redis away (samples go on, records wait in the gateways' spools), the database away or
-locked (records wait in the stream, the second stays a gap), Ray away (its last figures stand for 3 s, then
-there are no samples; the ledger goes on), a bad record (set aside in a stream of its own). Each is logged
-once when it begins and once when it ends. Its lease lets one collector act; the lease's expiry is its
+locked (records wait in the stream, the second stays a gap), Ray away or slow (its last figures stand for
+5 s, then there are no samples; the ledger goes on), a bad record (set aside in a stream of its own). Each is
+logged once when it begins and once when it ends. Its lease lets one collector act; the lease's expiry is its
 heartbeat. Must keep nothing of value in memory.
 """
 
@@ -29,7 +29,7 @@ from console.models import Deployment, Replica, Sample
 from serving.metrics import CounterDeltas
 from serving.usage import DEAD_STREAM, STREAM, UsageRecord
 from workers import lease, retention, samples, usage
-from workers.ray_pages import RayPages
+from workers.ray_pages import RayPages, Scrape
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,7 @@ class Collector:
         self._deltas = CounterDeltas()
         self._token: int | None = None
         self._seen_at = 0.0
+        self._scraping: asyncio.Task[Scrape] | None = None
         self._publishing: asyncio.Task[None] | None = None
         self._conditions = {part: Condition(part) for part in ("redis", "database", "ray", "lease")}
 
@@ -136,7 +137,7 @@ class Collector:
         """Everything for the second that ends at `turn`. Raises LeaseLost and the database's errors."""
         if not await self._has_lease():
             return
-        observed = await self._scrape()
+        observed = await self._observe(turn + GRACE_S)
         await asyncio.sleep(max(0.0, turn + GRACE_S - self._clock()))
         tick = Tick(second=turn - 1, observed=observed)
         await self._drain(tick)
@@ -159,21 +160,32 @@ class Collector:
         self._conditions["lease"].worked(now)
         return True
 
-    async def _scrape(self) -> bool:
-        """Take in all pages; whether anything was seen, now or within the time that figures are kept."""
-        found = await self._pages.scrape(self._clock())
+    async def _observe(self, until: float) -> bool:
+        """Scrape, waiting for the pages no longer than `until`; what comes later counts in the next second.
+        Whether anything was seen, now or within the time that figures are kept."""
+        if self._scraping is None:
+            self._scraping = asyncio.create_task(self._pages.scrape(self._clock()))
+        await asyncio.wait({self._scraping}, timeout=max(0.0, until - self._clock()))
         now = self._clock()
         self._board.begin(now)
+        error = "no answer yet"
+        if self._scraping.done():
+            error = self._take_in(self._scraping.result(), now)
+            self._scraping = None
+        if not error:
+            self._seen_at = now
+            self._conditions["ray"].worked(now)
+        elif now - self._seen_at > samples.KEPT_S:
+            self._conditions["ray"].failed(error, now)
+        return now - self._seen_at <= samples.KEPT_S
+
+    def _take_in(self, found: Scrape, now: float) -> str:
+        """Put all pages on the board; what went wrong, or nothing."""
         self._deltas.forget_except(self._pages.targets)
         for target, page in found.pages.items():
             grown = self._deltas.grown(target=target, page=page, now=now)
             self._board.add(page, target=target, grown=grown, now=now)
-        if not found.error:
-            self._seen_at = now
-            self._conditions["ray"].worked(now)
-        elif now - self._seen_at > samples.KEPT_S:
-            self._conditions["ray"].failed(found.error, now)
-        return now - self._seen_at <= samples.KEPT_S
+        return found.error
 
     async def _drain(self, tick: Tick) -> None:
         """Store the rows and what the stream holds, page by page; the first page brings the rows along."""
@@ -287,6 +299,8 @@ class Collector:
         return await sync_to_async(_with_fresh_connection)(work, *args)
 
     async def _give_back(self) -> None:
+        if self._scraping is not None:
+            self._scraping.cancel()
         if self._publishing is not None:
             await asyncio.wait([self._publishing], timeout=1.0)
         if self._token is None:

@@ -1,4 +1,4 @@
-"""Reads all metrics pages of the cluster at once, with short patience. Decides nothing, stores nothing.
+"""Reads all metrics pages of the cluster at once, with limited patience. Decides nothing, stores nothing.
 
 The pages come through serving/client.py, the only HTTP to Ray, which is synchronous: it runs in threads here.
 A page that is slow or away is missing from the answer; the caller sees which.
@@ -23,7 +23,7 @@ RETRY_S = 3.0
 OTHER_PAGES_S = 60.0
 """Pages of Ray's own dashboard and autoscaler hold nothing wanted; they are looked at this often."""
 
-PATIENCE_S = 0.8
+PATIENCE_S = 4.0
 THREADS = 8
 OTHER_MARKS = ("\nautoscaler_", "\nray_dashboard_")
 """What only those pages hold. A node's page has no such mark of its own: its gauges come and go."""

@@ -19,7 +19,7 @@ from serving.render import MODEL_APP_PREFIX
 from serving.resolutions import RETENTION_S
 from serving.usage import UsageRecord
 
-KEPT_S = 3.0
+KEPT_S = 5.0
 """A figure that a busy node's page leaves out stands this long; Ray drops a gauge whose report is late."""
 
 SIZES_KEPT_S = 30.0

@@ -20,7 +20,7 @@ from workers.ray_pages import RayPages
 log = logging.getLogger(__name__)
 
 REDIS_TIMEOUT_S = 1.0
-PAGE_TIMEOUT_S = 1.0
+PAGE_TIMEOUT_S = 4.0
 
 
 class Command(BaseCommand):

@@ -76,11 +76,22 @@ class Bench:
             redis=self.redis, pages=RayPages(self.client), holder=holder, clock=self.clock
         )
 
-    async def tick(self) -> int:
-        """One second; the epoch second that was stored."""
+    async def tick(self, *, pages_come: bool = True) -> int:
+        """One second, in which the pages come in time (however busy this machine is) or not; the epoch second
+        that was stored."""
         turn = self.clock.turn()
+        if pages_come:
+            if self.collector._scraping is None:
+                self.collector._scraping = asyncio.create_task(
+                    self.pages_of(self.collector).scrape(self.clock())
+                )
+            await self.collector._scraping
         await self.collector.tick(turn)
         return turn - 1
+
+    @staticmethod
+    def pages_of(collector: collect.Collector) -> RayPages:
+        return collector._pages
 
     async def add(self, **values: Any) -> None:
         """One record into the stream, of a request that finished in the present second."""
@@ -286,6 +297,7 @@ async def test_with_ray_away_there_is_a_gap_and_the_ledger_goes_on(bench: Bench,
     seen = [await bench.tick()]
     bench.pages.broken = True
     bench.clock.ahead += samples.KEPT_S
+    await bench.tick()
     await bench.add(id="while-away")
     for _ in range(3):
         await bench.tick()
@@ -313,6 +325,28 @@ async def test_one_failed_reading_is_not_a_gap_but_its_tokens_are_not_known(benc
     rows = [await in_database(sample)(second) for second in (missed, after)]
     assert [row.requests_running for row in rows] == [2, 2]
     assert [row.completion_tokens for row in rows] == [None, 30]
+
+
+async def test_a_slow_page_delays_no_second_and_is_taken_in_when_it_comes(bench: Bench, monkeypatch):
+    deployment = await in_database(make_deployment)()
+    await in_database(make_replica)(deployment, "a")
+    bench.pages.text = page_text("a", requests_running=1, completion_tokens=100)
+    await bench.tick()
+    answer = asyncio.Event()
+    plain = bench.collector._pages.scrape
+
+    async def slow(now: float) -> Any:
+        await answer.wait()
+        return await plain(now)
+
+    bench.pages.text = page_text("a", requests_running=7, completion_tokens=180)
+    monkeypatch.setattr(bench.collector._pages, "scrape", slow)
+    waiting = await bench.tick(pages_come=False)
+    answer.set()
+    came = await bench.tick()
+    rows = [await in_database(sample)(second) for second in (waiting, came)]
+    assert [row.requests_running for row in rows] == [1, 7]
+    assert [row.completion_tokens for row in rows] == [None, 40]
 
 
 async def test_with_redis_away_samples_go_on_and_it_is_said_once(bench: Bench, caplog):

@@ -77,7 +77,8 @@ async def test_a_node_page_whose_gauges_are_all_missing_is_still_a_node_page():
     pages.close()
 
 
-async def test_one_stuck_page_costs_its_patience_and_not_the_others(stuck):
+async def test_one_stuck_page_costs_its_patience_and_not_the_others(stuck, monkeypatch):
+    monkeypatch.setattr(ray_pages, "PATIENCE_S", 0.3)
     pages = RayPages(Cluster({"n1": NODE, "stuck": stuck, "broken": RayUnavailable("no answer")}))
     started = time.monotonic()
     found = await pages.scrape(100.0)
