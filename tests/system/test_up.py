@@ -29,8 +29,8 @@ pytestmark = pytest.mark.cluster
 
 T = TypeVar("T")
 CONSOLE_DEADLINE_S = 20.0
-START_DEADLINE_S = 90.0
-STOP_DEADLINE_S = 60.0
+START_DEADLINE_S = 240.0
+STOP_DEADLINE_S = 120.0
 
 
 class Copy:
