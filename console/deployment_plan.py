@@ -90,7 +90,7 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         plan.engine = make_engine(registered, _given(values, EngineSpec))
         plan.capacity = make_capacity(_given(values, CapacitySpec))
         plan.lines = check_against_cluster(
-            name=name or values.get("name") or "this deployment",
+            name=name or str(values.get("name") or "this deployment"),
             engine=plan.engine,
             capacity=plan.capacity,
             facts=facts,

@@ -113,8 +113,9 @@ def number(value: Number | None) -> str:
     """A number with thousands commas: whole from 10 on, one decimal below where it has one."""
     if value is None or _is_missing(value):
         return MISSING
-    is_whole = abs(value) >= 10 or float(value) == round(float(value))
-    return _fixed(value, 0 if is_whole else 1)
+    amount = float(value)
+    is_whole = abs(amount) >= 10 or amount == round(amount)
+    return _fixed(amount, 0 if is_whole else 1)
 
 
 def count(value: Number | None) -> str:
@@ -122,7 +123,8 @@ def count(value: Number | None) -> str:
     if value is None or _is_missing(value):
         return MISSING
     amount = float(value)
-    for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    steps: tuple[tuple[float, str], ...] = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+    for size, unit in steps:
         if abs(amount) >= size * 0.9995 and (unit != "k" or abs(amount) >= 10_000):
             scaled = amount / size
             decimals = 2 if scaled < 10 else 1 if scaled < 100 else 0

@@ -161,7 +161,7 @@ def config(request: HttpRequest, name: str) -> HttpResponse:
     deployment = find(name)
     document = redacted(desired_document()[0])
     apps = [app for app in document["applications"] if app["name"] == app_name(name)]
-    route = {}
+    route: dict[str, Any] = {}
     for app in document["applications"]:
         for override in app.get("deployments", []):
             route = (override.get("user_config") or {}).get("models", {}).get(name) or route

@@ -245,8 +245,7 @@ def _conflict_page(
     yours = {name: yours[name] if yours[name] != "" else None for name in yours}
     fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, "model")
     rows: list[Difference] = differences({name: theirs.get(name) for name in fields}, yours)
-    form.data = form.data.copy()
-    form.data["expected_version"] = str(error.current.get("version", ""))
+    form.data = {**form.data.dict(), "expected_version": str(error.current.get("version", ""))}  # type: ignore[attr-defined]
     return _form_page(
         request,
         form,
@@ -261,7 +260,7 @@ def _is_repeat(request: HttpRequest, form: DeploymentForm, name: str) -> bool:
     """Whether exactly this was created by this person a moment ago: the form was sent twice."""
     existing = (
         Deployment.objects.select_related("model", "current_revision")
-        .filter(name=name, created_by=request.user, created_at__gte=timezone.now() - REPEAT_WITHIN)
+        .filter(name=name, created_by_id=request.user.pk, created_at__gte=timezone.now() - REPEAT_WITHIN)
         .first()
     )
     if existing is None or existing.version != 1 or existing.model.name != form.cleaned_data["model"]:

@@ -32,8 +32,8 @@ function settleToast(toast) {
   if (!toast.classList.contains('error')) setTimeout(() => toast.remove(), TOAST_MS);
 }
 
-/** Shows a result that is not visible elsewhere on the screen; at most three at once. */
-export function toast(text, level = 'success') {
+// Shows a result that is not visible elsewhere on the screen; at most three at once.
+function toast(text, level = 'success') {
   const list = document.querySelector('[data-toasts]');
   const box = document.createElement('div');
   box.className = `toast ${level}`;
