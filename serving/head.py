@@ -269,12 +269,19 @@ def _ray_environment(ports: Ports, *, token_file: Path, project_dir: Path) -> di
 
 def _serve_environment(ports: Ports, *, temp_dir: Path, files: Path) -> dict[str, str]:
     """HAProxy and throughput switches, see docs/decisions/0001-gateway.md; files in a folder of our own."""
-    own = {"RAYDECK_RAY_TEMP_DIR": str(temp_dir), "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
-    own["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "serving.cluster.request_ids:middlewares"
-    # Between gateway and engine a request is one message; the longest body the gateway takes must fit.
-    own["RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH"] = str(64 * 1024 * 1024)
-    # The switch above also holds back a replica's log until 1,000 lines are there, its start included.
-    own["RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE"] = "1"
+    own = {
+        "RAYDECK_RAY_TEMP_DIR": str(temp_dir),
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        # That switch also holds back a replica's log until 1,000 lines are there, its start included.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.cluster.request_ids:middlewares",
+        # By default a replica lingers 30 s for load balancers elsewhere; HAProxy knows within a second.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        # An engine whose process died has nothing left to finish; else its successor waits for it.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        # Between gateway and engine a request is one message; the longest body must fit.
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(64 * 1024 * 1024),
+    }
     binary = haproxy_binary()
     if binary is None:  # Serve's own Python proxy then: slower, the same behaviour
         return own

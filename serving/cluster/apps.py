@@ -39,7 +39,7 @@ def build_model(args: dict[str, Any]) -> Application:
         max_ongoing_requests=64,
         # An engine process that died is seen within these seconds; Serve then starts a new replica.
         health_check_period_s=2,
-        health_check_timeout_s=10,
+        health_check_timeout_s=30,  # a machine under load is slow, not dead
         graceful_shutdown_timeout_s=120,
         logging_config={"enable_access_log": False},
     )

@@ -129,6 +129,13 @@ class Engine:
         """Does nothing; a call that waits for a replica is what wakes a sleeping deployment."""
         return b"{}"
 
+    async def __call__(self, request: Any) -> Any:
+        """Refuses whoever finds this replica's own HTTP port, which Serve opens for every application."""
+        from starlette.responses import Response
+
+        body = openai_errors.error_body("Use the gateway.", code="invalid_api_key")
+        return Response(body, status_code=401, media_type="application/json")
+
     async def check_health(self) -> None:
         """Serve's hook: raises when the engine's processes are gone, and Serve replaces the replica."""
         await self._engine.check_health()

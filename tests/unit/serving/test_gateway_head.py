@@ -3,8 +3,10 @@
 import dataclasses
 import os
 import re
+import shutil
 import stat
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,27 @@ def ports(**changed: int) -> head.Ports:
     return head.Ports(**{**numbers, **changed})
 
 
-def command(folder: Path, **changed: Any) -> head.HeadCommand:
-    token = head.ensure_token(folder / "secrets" / "ray_token")
-    return head.head_command(
-        ports=ports(), data_dir=folder, token_file=token, project_dir=Path("/srv/raydeck"), **changed
-    )
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Callable[..., head.HeadCommand]]:
+    """Makes head commands; their folders outside the data folder go away with the test."""
+    made: list[head.HeadCommand] = []
+
+    def make(name: str = "data", **changed: Any) -> head.HeadCommand:
+        token = head.ensure_token(tmp_path / "ray_token")
+        one = head.head_command(
+            ports=ports(),
+            data_dir=tmp_path / name,
+            token_file=token,
+            project_dir=Path("/srv/raydeck"),
+            **changed,
+        )
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        for folder in (one.temp_dir, one.haproxy_dir):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_the_token_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
@@ -38,16 +56,16 @@ def test_the_token_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -
     assert head.ensure_token(path).read_text() == first
 
 
-def test_every_port_given_reaches_ray(tmp_path: Path) -> None:
-    made = command(tmp_path)
+def test_every_port_given_reaches_ray(command: Callable[..., head.HeadCommand]) -> None:
+    made = command()
     told = set(re.findall(r"\d+", " ".join([*made.argv, *made.environment.values()])))
     not_ours_to_open = {"gateway", "ray_client", "serve_grpc"}  # in the document; never started
     for name, number in dataclasses.asdict(ports()).items():
         assert (str(number) in told) is (name not in not_ours_to_open), name
 
 
-def test_the_head_lives_on_loopback_with_a_token(tmp_path: Path) -> None:
-    made = command(tmp_path, cluster_environment={"RAYDECK_KEY_PEPPER": "pepper"})
+def test_the_head_lives_on_loopback_with_a_token(command: Callable[..., head.HeadCommand]) -> None:
+    made = command(cluster_environment={"RAYDECK_KEY_PEPPER": "pepper"})
     assert "--node-ip-address=127.0.0.1" in made.argv
     assert "--dashboard-host=127.0.0.1" in made.argv
     assert "--disable-usage-stats" in made.argv
@@ -59,18 +77,14 @@ def test_the_head_lives_on_loopback_with_a_token(tmp_path: Path) -> None:
     assert "pepper" not in " ".join(made.argv)
 
 
-def test_two_copies_share_no_folder(tmp_path: Path) -> None:
+def test_two_copies_share_no_folder(command: Callable[..., head.HeadCommand]) -> None:
     long = "a-long-folder-name" * 3
-    made = [command(tmp_path / name) for name in (f"one-{long}", f"two-{long}")]
-    try:
-        folders = [folder for one in made for folder in (one.temp_dir, one.haproxy_dir)]
-        assert len(set(folders)) == 4
-        assert all(len(str(one.temp_dir)) <= head.LONGEST_TEMP_DIR for one in made)
-        assert all(len(str(one.haproxy_dir)) <= head.LONGEST_HAPROXY_DIR for one in made)
-        assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
-    finally:
-        for folder in folders:
-            folder.rmdir()
+    made = [command(name) for name in (f"one-{long}", f"two-{long}")]
+    folders = [folder for one in made for folder in (one.temp_dir, one.haproxy_dir)]
+    assert len(set(folders)) == 4
+    assert all(len(str(one.temp_dir)) <= head.LONGEST_TEMP_DIR for one in made)
+    assert all(len(str(one.haproxy_dir)) <= head.LONGEST_HAPROXY_DIR for one in made)
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o700}
 
 
 def test_ports_that_collide_are_refused() -> None:
@@ -81,9 +95,10 @@ def test_ports_that_collide_are_refused() -> None:
     assert caught.value.field == "ray_worker_first"
 
 
-def test_a_head_that_ended_is_not_waited_for(tmp_path: Path) -> None:
-    made = command(tmp_path)
-    token = tmp_path / "secrets" / "ray_token"
+def test_a_head_that_ended_is_not_waited_for(
+    command: Callable[..., head.HeadCommand], tmp_path: Path
+) -> None:
+    made, token = command(), tmp_path / "ray_token"
     with pytest.raises(HeadNotReady, match="ended"):
         head.wait_ready(made, token_file=token, timeout_s=30, alive=lambda: False)
     with pytest.raises(HeadNotReady, match="within"):
