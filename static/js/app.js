@@ -1,6 +1,7 @@
 // Behaviour common to every page; each part works on attributes and does nothing where they are absent.
 import { answered } from './confirm.js';
 import { clock, duration } from './fmt.js';
+import { watchFragments } from './fragments.js';
 import { start } from './live.js';
 import { followMemory } from './membar.js';
 
@@ -149,6 +150,7 @@ function onReady() {
     // Back from the next page: the form may be sent again.
     if (event.persisted) for (const form of document.forms) delete form.dataset.sent;
   });
+  watchFragments();
   followMemory();
   start();
   document.body.dataset.ready = '1';

@@ -8,6 +8,7 @@ function fixed(value, decimals) {
   const text = Math.abs(value).toLocaleString('en-US', {
     minimumFractionDigits: decimals,
     maximumFractionDigits: decimals,
+    roundingMode: 'halfEven', // as Python rounds
   });
   return value < 0 && Number(text.replaceAll(',', '')) !== 0 ? MINUS + text : text;
 }

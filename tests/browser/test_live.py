@@ -105,6 +105,26 @@ def test_a_change_is_fetched_without_a_reload_and_keeps_what_is_open(
     assert page.evaluate("document.querySelector('details.menu').open")
 
 
+def test_a_deployment_deleted_by_somebody_else_is_said_not_pasted_in(
+    console: Console, open_page: OpenPage
+) -> None:
+    page = open_page("/deployments/new/?model=tiny")
+    page.fill("[name=name]", "short-lived")
+    page.click("button:has-text('Deploy')")
+    page.wait_for_url("**/deployments/short-lived/")
+    wait_for_live(page)
+    console.manage(
+        "-c",
+        "import django; django.setup()\n"
+        "from console import actions\n"
+        "from console.models import User\n"
+        "ada = actions.Actor(User.objects.get(username='ada'))\n"
+        "actions.delete_deployment(actor=ada, name='short-lived')\n",
+    )
+    expect(page.locator("main h1")).to_have_text("There is nothing at this address")
+    assert page.locator("nav.nav").count() == 1
+
+
 def test_a_lost_connection_is_said_and_caught_up(console: Console, open_page: OpenPage) -> None:
     page = open_page("/activity/")
     routes: list[WebSocketRoute] = []
