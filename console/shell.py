@@ -41,6 +41,8 @@ SECTION_OF_PREFIX = {
     "activity": "activity",
     "key": "keys",
     "token": "keys",
+    "user": "keys",
+    "profile": "keys",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
 
 from aiohttp import web
@@ -26,7 +27,9 @@ REFUSALS = {
 class GatewayStandIn:
     """Serves on a free loopback port between `start` and `stop`."""
 
-    def __init__(self) -> None:
+    def __init__(self, replies: dict[str, str] | None = None) -> None:
+        self.replies = replies or {}
+        """Question -> a reply of its own, sent word by word."""
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.aborted = asyncio.Event()
@@ -34,12 +37,12 @@ class GatewayStandIn:
         self._runner: web.AppRunner | None = None
         self.url = ""
 
-    async def start(self) -> None:
+    async def start(self, port: int = 0) -> None:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", self._complete)
         self._runner = web.AppRunner(app, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", port)
         await site.start()
         self.url = "http://{}:{}".format(*self._runner.addresses[0][:2])
 
@@ -52,7 +55,7 @@ class GatewayStandIn:
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         question = body["messages"][-1]["content"]
-        if question in REFUSALS:
+        if question in REFUSALS and question not in self.replies:
             return _refusal(*REFUSALS[question])
         response = web.StreamResponse(
             headers={"content-type": "text/event-stream; charset=utf-8", "x-request-id": "request-1"}
@@ -67,8 +70,13 @@ class GatewayStandIn:
 
     async def _stream(self, question: str, request: web.Request, response: web.StreamResponse) -> None:
         await response.write(_event({"choices": [{"delta": {"role": "assistant", "content": ""}}]}))
-        for word in ("Hel", "lo", " \u2028there"):
-            await response.write(_text(word))
+        if question in self.replies:
+            for word in re.findall(r"\s*\S+|\s+$", self.replies[question]):
+                await response.write(_text(word))
+                await asyncio.sleep(0.002)
+        else:
+            for word in ("Hel", "lo", " \u2028there"):
+                await response.write(_text(word))
         if question == "endless":
             while True:
                 await response.write(_text(" more"))
