@@ -205,6 +205,18 @@ def haproxy_binary() -> Path | None:
     return Path(on_path) if on_path else None
 
 
+def prune_sessions(temp_dir: Path, *, keep: int = 3) -> list[Path]:
+    """Removes the logs of all but the last `keep` sessions; call it before a start. Returns what went."""
+    sessions = sorted(
+        (path for path in temp_dir.glob("session_2*") if path.is_dir() and not path.is_symlink()),
+        key=lambda path: path.stat().st_mtime,
+    )
+    old = sessions[: max(0, len(sessions) - keep)]
+    for path in old:
+        shutil.rmtree(path, ignore_errors=True)
+    return old
+
+
 def orphans_of(temp_dir: Path) -> list[int]:
     """Pids of processes that a killed head left behind: those whose command line names its temp folder.
 
@@ -284,7 +296,7 @@ def _serve_environment(ports: Ports, *, temp_dir: Path, files: Path) -> dict[str
     }
     binary = haproxy_binary()
     if binary is None:  # Serve's own Python proxy then: slower, the same behaviour
-        return own
+        return {**own, "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
     return {
         **own,
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
