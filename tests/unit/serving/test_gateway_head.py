@@ -105,19 +105,16 @@ def test_a_head_that_ended_is_not_waited_for(
         head.wait_ready(made, token_file=token, timeout_s=0)
 
 
-def test_only_the_last_sessions_logs_are_kept(tmp_path: Path) -> None:
-    for number in range(5):
-        session = tmp_path / f"session_2026-01-0{number + 1}_10-00-00_1_1"
-        session.mkdir()
-        os.utime(session, (number, number))
-    (tmp_path / "session_latest").symlink_to(session)
-    gone = head.prune_sessions(tmp_path, keep=2)
-    assert [path.name[:18] for path in gone] == [
-        "session_2026-01-01",
-        "session_2026-01-02",
-        "session_2026-01-03",
-    ]
-    assert len(list(tmp_path.iterdir())) == 3
+def test_processes_of_a_head_are_known_by_their_mark(tmp_path: Path) -> None:
+    marked = {**os.environ, "RAYDECK_RAY_TEMP_DIR": str(tmp_path)}
+    mine = subprocess.Popen(["/bin/sleep", "60"], env=marked)
+    reader = subprocess.Popen(["/bin/sleep", "60"], cwd=tmp_path)
+    try:
+        assert head.orphans_of(tmp_path) == [mine.pid]
+    finally:
+        for process in (mine, reader):
+            process.kill()
+            process.wait()
 
 
 def test_haproxys_pages_move_to_loopback(tmp_path: Path) -> None:
