@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 USABLE = ("ready", "asleep")
 SUGGESTIONS_PATH = DEMO_FOLDER.parent / "suggestions.json"
-DEFAULTS = {"system": "", "temperature": "0.7", "top_p": "1", "max_tokens": "512", "seed": ""}
+DEFAULTS = {"system": "", "temperature": "0.3", "top_p": "0.95", "max_tokens": "512", "seed": ""}
 
 
 @require("viewer")
