@@ -103,7 +103,7 @@ def cluster_summary(now: float) -> dict[str, Any]:
     seen = formats.duration(age_s)
     if not row.reachable:
         problem = (
-            f"Ray cannot be reached. Last answer {seen} ago; deployments that were serving go on serving."
+            f"Ray cannot be reached: {row.error or 'no answer'}. What is shown was last seen {seen} ago."
         )
         return {"name": name, "state": "bad", "detail": "not reachable", "problem": problem, "age_s": age_s}
     if age_s > STALE_AFTER_S:

@@ -142,7 +142,7 @@ def _fleet_context(now: float) -> dict[str, Any]:
         "cost_per_hour_usd": costs.running_cost_per_hour_usd(None),
         "month_to_date_usd": costs.month_to_date_usd(now),
         "month_start": costs.month_start(now),
-        "attention": _attention(rows),
+        "attention": _attention(rows, cluster["reachable"]),
         "now": now,
     }
 
@@ -176,9 +176,10 @@ def _held(rows: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _attention(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _attention(rows: list[dict[str, Any]], reachable: bool) -> list[dict[str, Any]]:
+    """At most three. While Ray is away the banner says so once, not every row again."""
     failed = [row for row in rows if row["phase"] == "failed"]
-    unknown = [row for row in rows if row["phase"] == "unknown"]
+    unknown = [row for row in rows if row["phase"] == "unknown" and reachable]
     return [*failed, *unknown][:3]
 
 

@@ -22,6 +22,7 @@ let hiddenTimer = null;
 let lastMessageAt = null;
 let wasConnected = false;
 let started = false;
+let pausedByHand = false; // WCAG 2.2.2: what moves by itself can be stopped
 
 /** Calls back with each sample of a topic; gives a function that ends it. */
 export function subscribe(topic, callback) {
@@ -49,6 +50,9 @@ export function start() {
   connect();
   document.addEventListener('visibilitychange', onVisibility);
   document.addEventListener('htmx:after:swap', () => scan());
+  for (const mark of document.querySelectorAll('[data-live-state]')) {
+    mark.addEventListener('click', () => togglePause());
+  }
   for (const button of document.querySelectorAll('[data-live-reconnect]')) {
     button.addEventListener('click', () => connect());
   }
@@ -108,8 +112,19 @@ function onVisibility() {
   }
 }
 
+function togglePause() {
+  if (!socket) {
+    connect();
+    return;
+  }
+  pausedByHand = !pausedByHand;
+  showMark(pausedByHand ? 'paused' : 'live');
+  if (!pausedByHand) catchUp();
+}
+
 function receive(message) {
   lastMessageAt = new Date();
+  if (pausedByHand) return;
   if (message.t === 'sample') {
     showSample(message.topic, message.data);
     for (const callback of followers.get(message.topic) ?? []) callback(message.data);
@@ -161,12 +176,17 @@ function catchUp() {
   for (const callback of returnCallbacks) callback();
 }
 
-function showState(state, words) {
+function showMark(state) {
   for (const mark of document.querySelectorAll('[data-live-state]')) {
     mark.hidden = false;
     mark.classList.toggle('paused', state !== 'live');
+    mark.setAttribute('aria-pressed', String(state !== 'live'));
     mark.querySelector('[data-live-word]').textContent = state === 'live' ? 'Live' : 'Paused';
   }
+}
+
+function showState(state, words) {
+  showMark(pausedByHand ? 'paused' : state);
   const banner = document.querySelector('[data-live-banner]');
   if (!banner) return;
   banner.hidden = state === 'live';

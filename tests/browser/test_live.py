@@ -75,6 +75,21 @@ def test_a_missing_latency_keeps_the_last_one_and_a_missing_gauge_is_a_dash(
     expect(page.locator("[data-live=ttft_p95_s]").first).to_have_text("777\u00a0ms")
 
 
+def test_live_updates_can_be_paused_and_resumed(console: Console, open_page: OpenPage) -> None:
+    page = open_page("/deployments/serving/")
+    wait_for_live(page)
+    console.publish(TOPIC, sample(running=11))
+    running = page.locator("[data-live=running]").first
+    expect(running).to_have_text("11")
+    page.click("[data-live-state]")
+    expect(page.locator("[data-live-word]")).to_have_text("Paused")
+    console.publish(TOPIC, sample(running=12))
+    console.publish("cluster", {"t": "changed", "what": "status"})
+    page.click("[data-live-state]")
+    console.publish(TOPIC, sample(running=13))
+    expect(running).to_have_text("13")
+
+
 def test_gaps_in_the_history_stay_gaps(open_page: OpenPage) -> None:
     page = open_page("/deployments/serving/")
     page.wait_for_selector("[data-chart=requests] .scatterlayer path.js-line")
