@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.db import SessionStore
+from django.db import connections
 from django.test import override_settings
 
 from console import consumers, live
@@ -20,6 +22,13 @@ from tests.unit.console.socket_client import SocketClient
 
 pytestmark = pytest.mark.django_db(transaction=True)
 HERE = [(b"host", b"raydeck.test:8080"), (b"origin", b"http://raydeck.test:8080")]
+
+
+@pytest.fixture(autouse=True)
+async def _connections_closed() -> AsyncIterator[None]:
+    """The consumer's database thread outlives the test; its connection must not."""
+    yield
+    await sync_to_async(connections.close_all)()
 
 
 async def socket(user: Any, headers: list[tuple[bytes, bytes]] | None = None) -> SocketClient:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from channels.layers import channel_layers
 from django.conf import settings
 from django.contrib.sessions.backends.db import SessionStore
+from django.db import connections
 
 from console import consumers, live
 from console.models import User
@@ -19,6 +21,13 @@ from tests.unit.console.socket_client import SocketClient
 from tests.unit.workers.redis_process import RedisProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+async def _connections_closed() -> AsyncIterator[None]:
+    """The consumer's database thread outlives the test; its connection must not."""
+    yield
+    await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture
