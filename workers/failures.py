@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 RAW_CHARACTERS = 6000
 LOG_LINES = 400
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-CAUSE_MARK = re.compile(r"raydeck-cause: (.+)")
+CAUSE_MARK = re.compile(r"raydeck-cause:\s*(\S.*)")
 
 
 def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, code: str) -> dict[str, Any]:
