@@ -150,7 +150,10 @@ class Revision(models.Model):
 class PriceChange(models.Model):
     """The price of a deployment's accelerators from `from_at` on; history never moves."""
 
-    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="price_changes")
+    # No constraint: what a deleted deployment has cost stays known, and so do its prices.
+    deployment = models.ForeignKey(
+        Deployment, on_delete=models.DO_NOTHING, db_constraint=False, related_name="price_changes"
+    )
     from_at = models.FloatField()
     price_per_accelerator_hour_usd = models.DecimalField(max_digits=12, decimal_places=6)
 
@@ -273,7 +276,10 @@ class DeploymentStatus(models.Model):
 class Replica(models.Model):
     """One replica's life, from its claim of accelerators to its end: the base of every cost figure."""
 
-    deployment = models.ForeignKey(Deployment, null=True, on_delete=models.SET_NULL, related_name="replicas")
+    # No constraint: the replicas of a deleted deployment keep its number, which its prices carry too.
+    deployment = models.ForeignKey(
+        Deployment, null=True, on_delete=models.DO_NOTHING, db_constraint=False, related_name="replicas"
+    )
     deployment_name = models.CharField(max_length=40)
     replica_id = models.CharField(max_length=120, unique=True)
     revision = models.PositiveIntegerField(default=0)

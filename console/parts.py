@@ -90,7 +90,12 @@ def redis_binary() -> Path | None:
 
 
 def redis_configuration(*, folder: Path, port: int) -> str:
-    """Contents of redis.conf. At most one second of writes is lost in a power cut (appendfsync everysec)."""
+    """Contents of redis.conf.
+
+    appendfsync always: with `everysec` Redis may hold acknowledged writes back for up to two seconds while a
+    sync runs, and a kill -9 then loses usage records. Measured: 25 records take 5 ms instead of 0.4 ms, off
+    the path of requests.
+    """
     return "\n".join(
         [
             "bind 127.0.0.1",
@@ -99,7 +104,7 @@ def redis_configuration(*, folder: Path, port: int) -> str:
             f"requirepass {secrets.redis_password()}",
             "daemonize no",
             "appendonly yes",
-            "appendfsync everysec",
+            "appendfsync always",
             'save ""',
             # Usage records wait here for the collector: they must never be evicted.
             "maxmemory-policy noeviction",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from console import costs
+from console import actions, costs
 from console.models import PriceChange, Replica
 from tests.unit.workers.fleet import make_deployment, make_replica
 
@@ -44,6 +44,14 @@ def test_month_to_date_begins_on_the_first_in_utc():
     make_replica(deployment, "b", started_at=start - 5000, ended_at=start + 1000)
     assert costs.month_to_date_usd(T) == Decimal(1)
     assert costs.cost_so_far_usd(deployment, T) == Decimal(10)
+
+
+def test_deleting_a_deployment_does_not_move_the_months_cost():
+    deployment = make_deployment(price="3.6")
+    make_replica(deployment, "a", started_at=T - 2000, ended_at=T - 1000)
+    before = costs.month_to_date_usd(T)
+    actions.delete_deployment(actor=actions.SYSTEM, name=deployment.name)
+    assert costs.month_to_date_usd(T) == before == Decimal(1)
 
 
 def test_what_runs_now_costs_per_hour():
