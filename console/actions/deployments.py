@@ -203,10 +203,9 @@ def delete_deployment(*, actor: Actor, name: str, typed_name: str | None = None)
     if typed_name is not None and typed_name.strip() != name:
         raise InvalidSpec(f"Type {name} to confirm; it was not deleted.", field="typed_name")
     with transaction.atomic():
-        last = {
-            "engine": _engine_json(engine_of(deployment)),
-            "capacity": _capacity_json(capacity_of(deployment)),
-        }
+        # As stored, not validated: what an older version wrote must be deletable too.
+        engine = deployment.current_revision.engine if deployment.current_revision else None
+        last = {"engine": engine, "capacity": _capacity_json(capacity_of(deployment))}
         Deployment.objects.filter(pk=deployment.pk).update(current_revision=None)
         Deployment.objects.filter(pk=deployment.pk).delete()
         record(
