@@ -9,7 +9,7 @@ help:
 	@echo "make test       set up what is missing, then every check: lint to browser, on its own ports and data"
 	@echo "make test-fast  the part of make test that needs no Ray"
 	@echo "make doctor     ask every part of the running copy and say what is wrong"
-	@echo "make bench      measure what docs/measurements.md reports"
+	@echo "make bench      measure what docs/measurements.md reports (ONLY=name: one of them)"
 	@echo "make lint       lint, format and types;   make format  let ruff rewrite the code"
 	@echo "make setup      only the set-up;          make clean   remove caches (clean-all: also .venv)"
 
@@ -42,7 +42,7 @@ doctor:
 
 bench:
 	@$(PYTHON) -m deploy.setup test
-	@exec $(VENV_PYTHON) -m tests.bench
+	@exec $(VENV_PYTHON) -m tests.bench $(ONLY)
 
 bench-live:
 	@$(PYTHON) -m deploy.setup test
