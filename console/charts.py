@@ -45,7 +45,8 @@ class Headline:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart card: figure, current values, and what it says while there is nothing to draw."""
+    """A chart card: figure, current values, and what it says while there is nothing to draw. `at_least` is a
+    value the axis always reaches, so that a quiet count is not blown up; `top` fixes its end."""
 
     key: str
     title: str
@@ -56,6 +57,7 @@ class Chart:
     hint: str = ""
     empty: str = "Starts with the first request"
     top: float | None = None
+    at_least: float | None = None
     legend: bool = False
 
 
@@ -95,6 +97,7 @@ CHARTS = {
             ),
             headlines=(Headline("running", "number", "running"), Headline("waiting", "number", "waiting")),
             tick="~g",
+            at_least=4,
             empty="Starts when a replica runs",
             legend=True,
         ),
@@ -108,6 +111,7 @@ CHARTS = {
             ),
             headlines=(Headline("tokens_per_s", "tokens_per_second", "output"),),
             tick="~s",
+            at_least=10,
             empty="Starts when a replica runs",
             legend=True,
         ),
@@ -144,6 +148,7 @@ CHARTS = {
             traces=(Trace("replicas", "replicas", "step", "c6", "%{y:.0f}"),),
             headlines=(Headline("replicas", "number", "running"),),
             tick="~g",
+            at_least=2,
             empty="Starts when a replica runs",
         ),
         Chart(
@@ -182,6 +187,8 @@ def figure_json(chart: Chart) -> str:
     figure = go.Figure(traces)
     figure.update_layout(template=go.layout.Template(), uirevision="keep")
     figure.update_yaxes(tickformat=chart.tick, ticksuffix=chart.suffix, rangemode="tozero")
+    if chart.at_least is not None:
+        figure.update_yaxes(autorangeoptions={"include": chart.at_least})
     if chart.top is not None:
         figure.update_yaxes(range=[0, chart.top])
     return str(figure.to_json())
@@ -204,6 +211,7 @@ def tokens_by_deployment(rows: Sequence[tuple[str, int]]) -> Chart:
         ),
         headlines=(Headline("tokens_per_s", "tokens_per_second", "in all"),),
         tick="~s",
+        at_least=10,
         empty="Starts with the first request",
         legend=True,
     )

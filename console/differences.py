@@ -65,6 +65,8 @@ def shown(field: str, value: Any) -> str:
         return formats.duration(value)
     if field == "price_per_accelerator_hour_usd":
         return formats.rate(value)
+    if isinstance(value, float):
+        return f"{value:g}"
     if isinstance(value, dict):
         return json.dumps(value, ensure_ascii=False) if value else "none"
     return str(value)

@@ -97,6 +97,12 @@ def ago(value: datetime | Number | None, now: Number | None = None) -> str:
     return duration(max(0.0, until - _as_datetime(value).timestamp()))
 
 
+@register.filter
+def seconds_since(value: Number, now: Number) -> str:
+    """Seconds from one epoch time to another, for a script that counts on."""
+    return f"{max(0.0, float(now) - float(value)):.1f}"
+
+
 # --- marks -------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +145,7 @@ def spark(values: Iterable[Number | None], width: int = 84, height: int = 22, co
     """A sparkline; a missing value is a gap. `colour` is a palette index, 0 for the muted text colour."""
     points = list(values or [])
     known = [float(value) for value in points if value is not None]
-    if len(known) < 2 or len(points) < 2:
+    if len(known) < 3:
         return mark_safe("")
     top = max(known) or 1.0
     step = width / (len(points) - 1)

@@ -120,7 +120,9 @@ function tracesOf(figure, topic) {
     const stacked = role === 'stack' && below;
     const y = values.map((value, i) => (value === null ? null : value + (stacked ? below[i] ?? 0 : 0)));
     const paint = css(`--${colour}`) || css('--text-3');
-    lines.push(lineOf(trace, { x, y, values, paint, role }));
+    // In a stack a line of nothing would lie on the line below it and hide it.
+    const edge = stacked ? y.map((value, i) => (values[i] === 0 ? null : value)) : y;
+    lines.push(lineOf(trace, { x, y: edge, values, paint, role }));
     const floor = role === 'stack' || role === 'p95' ? below ?? [] : [];
     if (ROLES[role].surface) surfaces.push(surfaceOf({ x, y, floor, paint, role }));
     below = y;
