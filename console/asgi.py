@@ -1,6 +1,5 @@
 """The ASGI application: pages and API over HTTP, live updates and chat over WebSocket."""
 
-import importlib.util
 import os
 
 from django.core.asgi import get_asgi_application
@@ -13,15 +12,10 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E402
 from django.urls import path  # noqa: E402
 
-sockets = []
-if importlib.util.find_spec("console.consumers"):
-    from console.consumers import LiveConsumer
+from console.chat import ChatConsumer  # noqa: E402
+from console.consumers import LiveConsumer  # noqa: E402
 
-    sockets.append(path("ws/live/", LiveConsumer.as_asgi()))
-if importlib.util.find_spec("console.chat"):
-    from console.chat import ChatConsumer
-
-    sockets.append(path("ws/chat/", ChatConsumer.as_asgi()))
+sockets = [path("ws/live/", LiveConsumer.as_asgi()), path("ws/chat/", ChatConsumer.as_asgi())]
 
 application = ProtocolTypeRouter(
     {

@@ -12,6 +12,7 @@ from django.utils import timezone
 from pydantic import BaseModel, ValidationError
 
 from console import live
+from console.differences import words
 from console.events import Actor, record
 from console.models import (
     Deployment,
@@ -113,13 +114,16 @@ def edit_deployment(
                 actor,
                 deployment,
                 kind="deployment.capacity",
-                message=_capacity_words(old_capacity, new_capacity),
+                message=words(_capacity_json(old_capacity), _capacity_json(new_capacity)),
                 before=_capacity_json(old_capacity),
                 after=_capacity_json(new_capacity),
             )
         if new_engine != old_engine:
             revision = _add_revision(
-                actor, deployment, new_engine, note=note or _engine_words(old_engine, new_engine)
+                actor,
+                deployment,
+                new_engine,
+                note=note or words(_engine_json(old_engine), _engine_json(new_engine)),
             )
             _new_generation(deployment)
             _noted(
@@ -404,18 +408,6 @@ def _engine_json(engine: EngineSpec) -> dict[str, Any]:
 
 def _capacity_json(capacity: CapacitySpec) -> dict[str, Any]:
     return capacity.model_dump(mode="json")
-
-
-def _engine_words(old: EngineSpec, new: EngineSpec) -> str:
-    before, after = _engine_json(old), _engine_json(new)
-    changed = [f"{key} {before[key]} → {after[key]}" for key in after if before[key] != after[key]]
-    return ", ".join(changed)[:300]
-
-
-def _capacity_words(old: CapacitySpec, new: CapacitySpec) -> str:
-    before, after = _capacity_json(old), _capacity_json(new)
-    changed = [f"{key} {before[key]} → {after[key]}" for key in after if before[key] != after[key]]
-    return "Capacity: " + ", ".join(changed)
 
 
 def _noted(

@@ -3,127 +3,26 @@
 import contextlib
 import ipaddress
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pytest
-import redis
 
 from console.paths import PROJECT_ROOT
 from console.ports import PORTS
+from tests.product import Copy, still_runs
 from tests.services import free_port_offset
 
 pytestmark = pytest.mark.cluster
 
-T = TypeVar("T")
 CONSOLE_DEADLINE_S = 20.0
-START_DEADLINE_S = 240.0
-STOP_DEADLINE_S = 120.0
-
-
-class Copy:
-    """One running copy of the product in a folder of its own; its output is collected in a file.
-
-    `without_ray` points it at a cluster that does not exist, where the test is not about Ray.
-    """
-
-    def __init__(self, folder: Path, offset: int, *, without_ray: bool = False) -> None:
-        self.folder = folder
-        self.without_ray = without_ray
-        self.offset = offset
-        self.output = folder.with_suffix(".out")
-        # What the output held before this start belongs to earlier ones.
-        self._skip = len(self.output.read_bytes()) if self.output.exists() else 0
-        self.started = time.monotonic()
-        with self.output.open("ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "up"],
-                cwd=PROJECT_ROOT,
-                env=self.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def environment(self) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("RAYDECK_")
-            and name not in ("DATABASE_URL", "REDIS_URL", "DJANGO_SETTINGS_MODULE")
-        }
-        elsewhere = {"RAYDECK_RAY_DASHBOARD_URL": "http://127.0.0.1:9"} if self.without_ray else {}
-        return {
-            **kept,
-            **elsewhere,
-            "PYTHONUNBUFFERED": "1",
-            "RAYDECK_DATA_DIR": str(self.folder),
-            "RAYDECK_PORT_OFFSET": str(self.offset),
-        }
-
-    def port(self, name: str) -> int:
-        return PORTS[name].default + self.offset
-
-    def said(self) -> str:
-        return self.output.read_bytes()[self._skip :].decode(errors="replace")
-
-    def get(self, path: str) -> int:
-        """Status of a page of the console; 0 while nobody answers."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port('web')}{path}", timeout=5) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-
-    def part(self, name: str) -> psutil.Process:
-        """The process of one part, as the supervisor notes it for its next start."""
-        record = self.folder / "run" / "children.json"
-
-        def found() -> psutil.Process | None:
-            pid = json.loads(record.read_text())["parts"].get(name) if record.exists() else None
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(pid) if pid else None
-                return process if process and still_runs(process) else None
-            return None
-
-        return self.until(found)
-
-    def processes(self) -> list[psutil.Process]:
-        """Everything that belongs to this copy, the supervisor included."""
-        supervisor = psutil.Process(self.process.pid)
-        return [supervisor, *supervisor.children(recursive=True)]
-
-    def until(self, condition: Callable[[], T | None], *, deadline_s: float = START_DEADLINE_S) -> T:
-        deadline = time.monotonic() + deadline_s
-        while time.monotonic() < deadline:
-            value = condition()
-            if value:
-                return value
-            assert self.process.poll() is None, f"up has ended:\n{self.said()}"
-            time.sleep(0.1)
-        raise AssertionError(f"did not happen within {deadline_s} s; up said:\n{self.said()}")
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(timeout=STOP_DEADLINE_S) == 0, self.said()
-
-    def redis(self) -> "redis.Redis":
-        password = (self.folder / "secrets" / "redis_password").read_text().strip()
-        return redis.Redis(host="127.0.0.1", port=self.port("redis"), password=password)
 
 
 @pytest.fixture
@@ -139,12 +38,7 @@ def start() -> Iterator[Callable[..., Copy]]:
 
     yield begin
     for copy in copies:
-        if copy.process.poll() is None:
-            copy.process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                copy.process.wait(timeout=STOP_DEADLINE_S)
-            copy.process.kill()
-            copy.process.wait()
+        copy.close()
     shutil.rmtree(folder, ignore_errors=True)
     folder.with_suffix(".out").unlink(missing_ok=True)
 
@@ -279,13 +173,6 @@ def registered_models(copy: Copy) -> list[str]:
         check=True,
     )
     return answer.stdout.split()
-
-
-def still_runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def listeners(copy: Copy) -> list[int]:

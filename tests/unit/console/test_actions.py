@@ -141,7 +141,7 @@ def test_a_capacity_edit_adds_no_revision_and_no_generation(actor: Actor, model:
     assert after.revisions.count() == 1 and after.generation == before.generation
     assert after.version == before.version + 1
     event = Event.objects.get(kind="deployment.capacity")
-    assert "max_replicas 1 → 2" in event.message
+    assert event.message == "Most replicas 1 → 2"
 
 
 def test_an_engine_edit_is_a_new_immutable_revision_and_a_new_generation(

@@ -1,0 +1,272 @@
+"""Kill -9 of every part of the running product, one at a time, while chats stream.
+
+After each: the console says what is down, everything converges by itself, and the ledger holds every answered
+request exactly once. One copy of the product serves all tests of this file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from console.paths import PROJECT_ROOT
+from tests.product import Copy
+from tests.services import free_port_offset
+
+pytestmark = pytest.mark.cluster
+
+READY_DEADLINE_S = 180.0
+BACK_DEADLINE_S = 60.0
+NAME = "chat"
+
+
+class Product:
+    """A running copy with one ready deployment, its API, its ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self.copy = Copy(folder, free_port_offset())
+        self.copy.until(lambda: self.copy.get("/healthz") == 200)
+        made = subprocess.run(
+            [sys.executable, "manage.py", "createtoken", "faults", "--role", "admin"],
+            cwd=PROJECT_ROOT,
+            env=self.copy.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        self.api = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.copy.port('web')}/api/v1/",
+            headers={"Authorization": f"Bearer {made.stdout.strip()}"},
+            timeout=15,
+        )
+        self.gateway_url = f"http://127.0.0.1:{self.copy.port('gateway')}"
+
+    def deploy(self) -> None:
+        """Deploy the demo model and wait until it is ready."""
+        answer = self.api.post(
+            "deployments", json={"name": NAME, "model": "demo", "engine": {"max_model_len": 512}}
+        )
+        assert answer.status_code == 201, answer.text
+        self.key = self.api.post("keys", json={"name": "faults"}).json()["key"]
+        self.wait_ready()
+
+    def deployment(self) -> dict[str, Any]:
+        """What the console says of it; empty while the console does not answer."""
+        try:
+            answer = self.api.get(f"deployments/{NAME}")
+            return answer.json() if answer.status_code == 200 else {}
+        except httpx.HTTPError:
+            return {}
+
+    def wait_ready(self) -> None:
+        self.copy.until(lambda: self.deployment().get("phase") == "ready", deadline_s=READY_DEADLINE_S)
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Reads the product's own database, as a file."""
+        with contextlib.closing(
+            sqlite3.connect(self.copy.folder / "raydeck.sqlite3", timeout=20)
+        ) as database:
+            return database.execute(sql, values).fetchall()
+
+    def recorded(self) -> dict[str, int]:
+        """Request id -> how often the ledger has it."""
+        rows = self.query("select id, count(*) from console_requestrecord group by id")
+        return {str(identity): int(count) for identity, count in rows}
+
+    def ask(self, *, tokens: int = 8) -> tuple[int, str, bool]:
+        """One streamed chat: status, request id, and whether it ended well."""
+        body = {
+            "model": NAME,
+            "stream": True,
+            "max_tokens": tokens,
+            "messages": [{"role": "user", "content": "What is a KV cache?"}],
+        }
+        headers = {"Authorization": f"Bearer {self.key}"}
+        with httpx.stream(
+            "POST", f"{self.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=60
+        ) as answer:
+            text = answer.read().decode(errors="replace")
+            well = answer.status_code == 200 and "[DONE]" in text and '"error"' not in text
+            return answer.status_code, answer.headers.get("x-request-id", ""), well
+
+    def answers(self) -> bool:
+        """Whether a chat is answered right now."""
+        try:
+            return self.ask()[2]
+        except httpx.HTTPError:
+            return False
+
+
+class Chats:
+    """Two callers chatting one after another for as long as the block lasts; every answer is kept."""
+
+    def __init__(self, product: Product) -> None:
+        self.product = product
+        self.answered: list[tuple[float, str]] = []
+        self.failed: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._chat, daemon=True) for _ in range(2)]
+
+    def __enter__(self) -> Chats:
+        for thread in self._threads:
+            thread.start()
+        self.product.copy.until(lambda: len(self.answered) >= 3)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout=90)
+
+    def _chat(self) -> None:
+        while not self._stop.is_set():
+            try:
+                status, identity, well = self.product.ask()
+            except httpx.HTTPError as error:
+                self.failed.append(type(error).__name__)
+                self._stop.wait(0.2)
+                continue
+            if well:
+                self.answered.append((time.time(), identity))
+            else:
+                self.failed.append(str(status))
+                self._stop.wait(0.2)
+
+
+@pytest.fixture(scope="module")
+def product() -> Iterator[Product]:
+    folder = Path(tempfile.mkdtemp(prefix="rdft-", dir="/tmp"))
+    running: Product | None = None
+    try:
+        running = Product(folder)
+        running.deploy()
+        yield running
+    finally:
+        if running is not None:
+            running.api.close()
+            running.copy.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".out").unlink(missing_ok=True)
+
+
+@pytest.fixture(autouse=True)
+def _converged(product: Product) -> None:
+    product.wait_ready()
+
+
+def check_ledger(product: Product, chats: Chats, *, lost_after: float | None = None) -> None:
+    """Every answered request is in the ledger once. A gateway that was killed at `lost_after` may lose what
+    was in its hands within that second, and nothing else."""
+    wanted = {
+        identity
+        for at, identity in chats.answered
+        if lost_after is None or not lost_after - 1.0 <= at <= lost_after + 1.0
+    }
+    assert wanted, "nothing was answered, so nothing was shown"
+    product.copy.until(lambda: wanted <= set(product.recorded()), deadline_s=BACK_DEADLINE_S)
+    assert set(product.recorded().values()) == {1}
+
+
+def check_one_definition(product: Product, revisions: int) -> None:
+    """No deployment, revision or creation event was lost or doubled."""
+    assert product.query("select count(*) from console_deployment") == [(1,)]
+    assert product.query("select count(*) from console_revision") == [(revisions,)]
+    created = product.query("select count(*) from console_event where kind = 'deployment.created'")
+    assert created == [(1,)]
+
+
+def kill_part(product: Product, name: str) -> psutil.Process:
+    before = product.copy.part(name)
+    before.kill()
+    return before
+
+
+def back(product: Product, name: str, before: psutil.Process) -> None:
+    product.copy.until(lambda: product.copy.part(name) != before, deadline_s=BACK_DEADLINE_S)
+    assert f"{name} was killed by SIGKILL" in product.copy.said()
+
+
+@pytest.mark.parametrize("name", ["web", "worker", "collector", "redis"])
+def test_chats_go_on_while_a_part_of_the_console_is_killed(product: Product, name: str) -> None:
+    with Chats(product) as chats:
+        before = kill_part(product, name)
+        answered = len(chats.answered)
+        back(product, name, before)
+        product.copy.until(lambda: len(chats.answered) > answered + 3)
+    assert chats.failed == [], "a part of the console is not in the way of a request"
+    product.copy.until(lambda: product.copy.get("/readyz") == 200, deadline_s=BACK_DEADLINE_S)
+    check_ledger(product, chats)
+    check_one_definition(product, revisions=1)
+
+
+def test_the_serve_controller_may_die_and_requests_go_on(product: Product) -> None:
+    with Chats(product) as chats:
+        controller = one(product, lambda words: "ray::ServeController" in words)
+        answered = len(chats.answered)
+        controller.kill()
+        product.copy.until(lambda: len(chats.answered) > answered + 3)
+        product.copy.until(
+            lambda: (
+                one_or_none(product, lambda words: "ray::ServeController" in words) not in (None, controller)
+            ),
+            deadline_s=BACK_DEADLINE_S,
+        )
+    product.wait_ready()
+    product.copy.until(product.answers, deadline_s=BACK_DEADLINE_S)
+    check_ledger(product, chats)
+    check_one_definition(product, revisions=1)
+
+
+def test_a_dead_engine_is_said_and_comes_back_by_itself(product: Product) -> None:
+    with Chats(product) as chats:
+        engine = one(product, lambda words: "VLLM::EngineCore" in words)
+        engine.kill()
+        product.copy.until(
+            lambda: product.deployment().get("phase") not in (None, "ready"), deadline_s=BACK_DEADLINE_S
+        )
+        product.wait_ready()
+        answered = len(chats.answered)
+        product.copy.until(lambda: len(chats.answered) > answered, deadline_s=BACK_DEADLINE_S)
+    check_ledger(product, chats)
+    check_one_definition(product, revisions=1)
+
+
+def test_a_killed_ray_head_is_said_restarted_and_given_everything_again(product: Product) -> None:
+    with Chats(product) as chats:
+        killed_at = time.time()
+        before = kill_part(product, "ray")
+        product.copy.until(lambda: product.deployment().get("phase") != "ready", deadline_s=BACK_DEADLINE_S)
+        back(product, "ray", before)
+        product.wait_ready()
+        product.copy.until(product.answers, deadline_s=BACK_DEADLINE_S)
+    check_ledger(product, chats, lost_after=killed_at)
+    check_one_definition(product, revisions=1)
+    kinds = [kind for (kind,) in product.query("select kind from console_event order by id")]
+    assert "cluster.unreachable" in kinds and "cluster.reachable" in kinds
+
+
+def one(product: Product, wanted: Callable[[str], bool]) -> psutil.Process:
+    """The process of this copy whose title says what it is."""
+    return product.copy.until(lambda: one_or_none(product, wanted))
+
+
+def one_or_none(product: Product, wanted: Callable[[str], bool]) -> psutil.Process | None:
+    for process in product.copy.processes():
+        with contextlib.suppress(psutil.Error):
+            if wanted(" ".join(process.cmdline())) and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+    return None
