@@ -28,9 +28,7 @@ class Command(BaseCommand):
         if user is None:
             raise CommandError(f"There is no active user {options['user']!r}.")
         try:
-            _, plaintext = create_token(
-                actor=Actor(user, "command line"), name=options["name"], role=options["role"]
-            )
+            _, plaintext = create_token(actor=Actor(user, "cli"), name=options["name"], role=options["role"])
         except InvalidSpec as error:
             raise CommandError(f"{error.field}: {error.message}") from error
         self.stdout.write(plaintext)
