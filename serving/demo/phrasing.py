@@ -1,4 +1,4 @@
-"""Ways to word the same question: templates, synonyms, politeness, slips of the keyboard.
+"""Words the same question in other ways: frames, synonyms, politeness, slips of the keyboard.
 
 A model of five million parameters learns wording by heart unless it meets each question in many forms. Pure
 functions of a text and a random generator; the meaning of a question must survive every change made here.
@@ -7,98 +7,15 @@ functions of a text and a random generator; the meaning of a question must survi
 import random
 import re
 
-DEFINITION_TEMPLATES = (
-    "What is {}?",
-    "What is {}?",
-    "What does {} mean?",
-    "Explain {}.",
-    "Define {}.",
-    "Tell me about {}.",
-    "Can you explain {}?",
-    "Describe {} in short.",
-    "{}?",
-    "What do you mean by {}?",
-    "I keep reading about {}. What is it?",
-    "What is the meaning of {}?",
-    "What exactly is {}?",
-    "Give me a definition of {}.",
-    "What do people mean when they say {}?",
-    "I have never heard of {}.",
-    "Could you tell me what {} is?",
-    "How would you describe {}?",
-    "What is meant by {} in LLM serving?",
-)
-
-SYNONYMS = (
-    (r"\bWhat is\b", ("What's", "Whats", "What is")),
-    (r"\bHow do I\b", ("How can I", "How should I", "How would I", "How to", "What is the way to")),
-    (r"\bHow can I\b", ("How do I", "What can I do to", "Is there a way to")),
-    (r"\bWhy does\b", ("Why would", "How come", "What is the reason that")),
-    (r"\bWhy is\b", ("How come", "What is the reason that", "Why is")),
-    (r"\bDoes\b", ("Will", "Does", "Do you know if")),
-    (r"\bShould I\b", ("Do I have to", "Is it a good idea to", "Ought I to")),
-    (r"\bWhen should I\b", ("When do I", "In which case should I", "When would I")),
-    (r"\bmodels\b", ("models", "LLMs", "language models")),
-    (r"\bmodel\b", ("model", "LLM", "language model")),
-    (r"\bGPUs\b", ("GPUs", "accelerators", "graphics cards", "cards")),
-    (r"\bGPU\b", ("GPU", "accelerator", "graphics card", "card")),
-    (r"\brequests\b", ("requests", "calls", "queries")),
-    (r"\breduce\b", ("reduce", "lower", "cut", "bring down")),
-    (r"\bimprove\b", ("improve", "better", "speed up")),
-    (r"\bincrease\b", ("increase", "raise", "grow")),
-    (r"\bdifference between\b", ("difference between", "distinction between")),
-    (r"\bimportant\b", ("important", "relevant", "useful")),
-    (r"\bchoose\b", ("choose", "pick", "select")),
-    (r"\bneed\b", ("need", "require")),
-    (r"\bfast\b", ("fast", "quick")),
-    (r"\bslow\b", ("slow", "sluggish")),
-    (r"\bdeployment\b", ("deployment", "deployed model")),
-    (r"\btime to first token\b", ("TTFT", "time to first token")),
-    (r"\bKV cache\b", ("KV cache", "key-value cache", "KV-cache", "kv cache")),
-    (r"\bmemory\b", ("memory", "memory", "RAM")),
-    (r"\bcost\b", ("cost", "price")),
-    (r"\bconfigure\b", ("configure", "set up", "set")),
-)
-
-OPENINGS = (
-    "Hi, ",
-    "Hello! ",
-    "Hey, ",
-    "Please tell me: ",
-    "Quick question: ",
-    "I am new to this. ",
-    "I have a question. ",
-    "Can you help me? ",
-    "Just curious: ",
-    "OK, ",
-    "And ",
-    "So ",
-    "Now ",
-    "One more thing: ",
-    "Can you tell me, ",
-    "Another question: ",
-    "I was wondering, ",
-    "My colleague asked me: ",
-)
-
-ENDINGS = (
-    " Please.",
-    " Thanks!",
-    " Thank you.",
-    " Keep it short.",
-    " Answer in one sentence.",
-    " I am a beginner.",
-    " Please explain it simply.",
-    " In plain words, please.",
-)
-
-DROPPABLE = {"a", "an", "the", "is", "are", "do", "does", "of", "please", "my", "in", "to", "can"}
+from serving.demo.wordings import DROPPABLE, ENDINGS, FRAMES, OPENINGS, SYNONYMS
 
 
 def vary(question: str, rng: random.Random) -> str:
-    """The same question in another form; about one in five comes back as it was."""
-    if rng.random() < 0.2:
+    """The same question in another form; about one in six comes back as it was."""
+    if rng.random() < 0.15:
         return question
+    if rng.random() < 0.5:
+        question = rng.choice(frames_of(question) or [question])
     if rng.random() < 0.5:
         question = _with_synonyms(question, rng)
     if rng.random() < 0.12:
@@ -112,6 +29,15 @@ def vary(question: str, rng: random.Random) -> str:
     if rng.random() < 0.25:
         question = question.rstrip("?.!")
     return question.lower() if rng.random() < 0.25 else question
+
+
+def frames_of(question: str) -> list[str]:
+    """All ways to turn the sentence around its subject, as in "How do I …?" into "What can I do to …?"."""
+    for pattern, templates in FRAMES:
+        found = pattern.match(question)
+        if found:
+            return [template.format(*found.groups()) for template in templates]
+    return []
 
 
 def _with_synonyms(question: str, rng: random.Random) -> str:

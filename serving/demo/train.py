@@ -16,15 +16,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Threads that spin at barriers take twice the time on a machine that is busy with other work (measured on 2
-# cores); torch reads this when it is imported.
+# On 2 cores that were busy with other work, threads spinning at barriers took three times the processor time.
+# torch reads this when it is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from serving.demo.conversations import Corpus, make_conversations, read_corpus
+from serving.demo.conversations import Corpus, make_conversations, make_single_turns, read_corpus
 
 BOS, END, SYSTEM, USER, ASSISTANT, PAD = SPECIAL_TOKENS = (
     "<|bos|>",
@@ -39,6 +39,7 @@ MODEL_CARD_PATH = Path(__file__).parent / "model_card.md"
 VOCABULARY_SIZE = 4096
 CONTEXT_TOKENS = 2048
 LONGEST_TRAINED_TOKENS = 1024
+OPENING_TOKENS = 8
 IGNORED = -100
 UNSEEN_SYSTEM_PROMPT = "You are an assistant in an internal chat. Keep your answers professional."
 
@@ -47,7 +48,7 @@ UNSEEN_SYSTEM_PROMPT = "You are an assistant in an internal chat. Keep your answ
 class Settings:
     """How long and how hard to train. Both rates rise for `warmup_steps`, then fall to nearly 0."""
 
-    steps: int = 3000
+    steps: int = 1000
     tokens_per_batch: int = 2048
     warmup_steps: int = 20
     matrix_rate: float = 0.02
@@ -141,10 +142,19 @@ Example = tuple[list[int], list[bool]]
 
 
 def make_examples(corpus: Corpus, tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Iterator[Example]:
-    """Chats, with one plain glossary paragraph after every eight, without end."""
+    """Without end: a chat, then six openings of single answers; a glossary paragraph after every eighth chat.
+
+    The first words decide which answer is given, the rest follows from them. So single questions are cut
+    after a few tokens of the answer: the same time then shows each question about three times as often.
+    """
     texts = itertools.cycle(corpus.texts)
+    single_turns = make_single_turns(corpus, seed=seed + 1)
     for number, messages in enumerate(make_conversations(corpus, seed=seed)):
         yield encode_chat(messages, tokenizer)
+        for single_turn in itertools.islice(single_turns, 6):
+            ids, counted = encode_chat(single_turn, tokenizer)
+            end = counted.index(True) + OPENING_TOKENS
+            yield ids[:end], counted[:end]
         if number % 8 == 7:
             ids = tokenizer(next(texts))["input_ids"] + [tokenizer.eos_token_id]
             yield ids, [True] * len(ids)
@@ -227,7 +237,7 @@ def train(
 def make_optimizers(model: LlamaForCausalLM, settings: Settings) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for the layers' matrices, AdamW for embeddings and norms.
 
-    Measured here: Muon needs about half the steps of AdamW alone and adds a tenth to the time of a step.
+    In short trials on this corpus the loss after 75 steps was 3.3 with Muon and 5.1 with AdamW alone.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -264,7 +274,10 @@ def count_held_out(
     Prints every one that differs from the intended answer and returns (right, all).
     """
     right = 0
-    instructions = ([], [{"role": "system", "content": UNSEEN_SYSTEM_PROMPT}])
+    instructions: tuple[list[dict[str, str]], ...] = (
+        [],
+        [{"role": "system", "content": UNSEEN_SYSTEM_PROMPT}],
+    )
     for question, expected in corpus.held_out:
         for instruction in instructions:
             answer = generate(model, tokenizer, [*instruction, {"role": "user", "content": question}])
@@ -299,6 +312,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def write_model_card(
@@ -315,7 +329,7 @@ def write_model_card(
         vocabulary=f"{config.vocab_size:,}",
         context=f"{config.max_position_embeddings:,}",
         trained_context=f"{LONGEST_TRAINED_TOKENS:,}",
-        entries=len(corpus.entries) + sum(len(entry.follow_ups) for entry in corpus.entries),
+        entries=len({e.answer for entry in corpus.entries for e in (entry, *entry.follow_ups)}),
         questions=f"{sum(len(entry.questions) for entry in corpus.entries):,}",
         steps=f"{settings.steps:,}",
         tokens_per_batch=f"{settings.tokens_per_batch:,}",
