@@ -105,7 +105,7 @@ def write_progress(
             setattr(status, name, value)
         status.observed_at = now
         status.failure = failure if failure is not None else (status.failure if status.failed_at else None)
-        deployment.status = status  # type: ignore[misc]
+        deployment.status = status
         phase = phase_now(deployment, now)
         if before[0] != phase or before[1] != status.generation:
             _phase_event(deployment, status, phase)
