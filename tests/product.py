@@ -1,9 +1,13 @@
-"""One running copy of the product, for tests: `manage.py up` in a folder and on ports of its own."""
+"""One running copy of the product, for tests: `manage.py up` in a folder and on ports of its own.
+
+`Copy` is the processes; `Product` is a copy with the demo model deployed, its API and its ledger.
+"""
 
 import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,17 +15,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import httpx
 import psutil
 import redis
 
 from console.paths import PROJECT_ROOT
 from console.ports import PORTS
+from tests.services import free_port_offset
 
 T = TypeVar("T")
 START_DEADLINE_S = 240.0
 STOP_DEADLINE_S = 120.0
+READY_DEADLINE_S = 240.0
+DEPLOYMENT = "chat"
 
 
 class Copy:
@@ -125,6 +133,84 @@ class Copy:
             self.process.wait(timeout=STOP_DEADLINE_S)
         self.process.kill()
         self.process.wait()
+
+
+class Product:
+    """A running copy with one ready deployment, its API, its ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self.copy = Copy(folder, free_port_offset())
+        self.copy.until(lambda: self.copy.get("/healthz") == 200)
+        made = subprocess.run(
+            [sys.executable, "manage.py", "createtoken", "faults", "--role", "admin"],
+            cwd=PROJECT_ROOT,
+            env=self.copy.environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        self.api = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.copy.port('web')}/api/v1/",
+            headers={"Authorization": f"Bearer {made.stdout.strip()}"},
+            timeout=15,
+        )
+        self.gateway_url = f"http://127.0.0.1:{self.copy.port('gateway')}"
+
+    def deploy(self) -> None:
+        """Deploy the demo model and wait until it is ready."""
+        answer = self.api.post(
+            "deployments", json={"name": DEPLOYMENT, "model": "demo", "engine": {"max_model_len": 512}}
+        )
+        assert answer.status_code == 201, answer.text
+        self.key = self.api.post("keys", json={"name": "faults"}).json()["key"]
+        self.wait_ready()
+
+    def deployment(self) -> dict[str, Any]:
+        """What the console says of it; empty while the console does not answer."""
+        try:
+            answer = self.api.get(f"deployments/{DEPLOYMENT}")
+            return answer.json() if answer.status_code == 200 else {}
+        except httpx.HTTPError:
+            return {}
+
+    def wait_ready(self) -> None:
+        self.copy.until(lambda: self.deployment().get("phase") == "ready", deadline_s=READY_DEADLINE_S)
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Reads the product's own database, as a file."""
+        with contextlib.closing(
+            sqlite3.connect(self.copy.folder / "raydeck.sqlite3", timeout=20)
+        ) as database:
+            return database.execute(sql, values).fetchall()
+
+    def recorded(self) -> dict[str, int]:
+        """Request id -> how often the ledger has it."""
+        rows = self.query("select id, count(*) from console_requestrecord group by id")
+        return {str(identity): int(count) for identity, count in rows}
+
+    def ask(self, *, tokens: int = 8) -> tuple[int, str, bool]:
+        """One streamed chat: status, request id, and whether it ended well."""
+        body = {
+            "model": DEPLOYMENT,
+            "stream": True,
+            "max_tokens": tokens,
+            "messages": [{"role": "user", "content": "What is a KV cache?"}],
+        }
+        headers = {"Authorization": f"Bearer {self.key}"}
+        with httpx.stream(
+            "POST", f"{self.gateway_url}/v1/chat/completions", json=body, headers=headers, timeout=60
+        ) as answer:
+            text = answer.read().decode(errors="replace")
+            well = answer.status_code == 200 and "[DONE]" in text and '"error"' not in text
+            return answer.status_code, answer.headers.get("x-request-id", ""), well
+
+    def answers(self) -> bool:
+        """Whether a chat is answered right now."""
+        try:
+            return self.ask()[2]
+        except httpx.HTTPError:
+            return False
 
 
 def still_runs(process: psutil.Process) -> bool:

