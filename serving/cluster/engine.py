@@ -19,6 +19,7 @@ from typing import Any
 from ray import serve
 
 from serving.cluster import openai_errors, wire
+from serving.cluster.environment import withhold_from_engine
 from serving.cluster.loopback import bind_replica_port_to_node_address
 from serving.cluster.metering import Meter, current_meter, metered, metered_abort
 from serving.cluster.phases import ReplicaReport, process_memory_bytes
@@ -44,6 +45,8 @@ class Engine:
     """One replica. Methods are called by the gateway through a handle; all take and give bytes."""
 
     async def __init__(self, args: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        # First of all: the model's own code and every child of vLLM see what is left.
+        withhold_from_engine(os.environ)
         bind_replica_port_to_node_address()
         context = serve.get_replica_context()
         self._name = str(args["deployment"])

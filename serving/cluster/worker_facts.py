@@ -3,8 +3,15 @@
 Runs in vLLM's worker processes; must stay importable there without ray.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
+
+from serving.cluster.environment import withhold_from_engine
+
+# A rank may be a process that Ray started, with the head's environment; vLLM imports this file in each
+# before it loads the model.
+withhold_from_engine(os.environ)
 
 
 class WorkerFacts:
