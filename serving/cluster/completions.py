@@ -33,6 +33,9 @@ BUSY_RETRY_S = 2
 USAGE_AFTER_ABORT_S = 2.0
 ASK_AGAIN_S = 0.1
 CLIENT_CLOSED_REQUEST = 499
+ENGINE_FAILED_CODE = "engine_failed"
+# When a caller leaves, Serve may cancel the engine's work a moment before this task.
+OWN_CANCELLATION_WITHIN_S = 0.1
 
 
 class Unavailable(Exception):
@@ -66,7 +69,9 @@ class Completions:
             else:
                 await self._unary(handle, line, body, send)
         except Unavailable as error:
-            self._finish(line, status=error.status, outcome="refused", error_class=error.code)
+            # An engine that broke off is not a refusal: the request had been taken.
+            outcome = "error" if error.code == ENGINE_FAILED_CODE else "refused"
+            self._finish(line, status=error.status, outcome=outcome, error_class=error.code)
             await send_error(
                 send,
                 error.status,
@@ -90,14 +95,14 @@ class Completions:
         began = time.monotonic()
         try:
             is_up = await self._handles.wait_for_replica(entry, timeout_s=entry.hold_s)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Exception) as error:
             line.held_s = time.monotonic() - began
+            if not await _caller_left(error):
+                raise self._translated(error, entry) from None
             self._finish(
                 line, status=CLIENT_CLOSED_REQUEST, outcome="aborted", error_class="client_disconnected"
             )
-            raise
-        except Exception as error:
-            raise self._translated(error, entry) from None
+            raise asyncio.CancelledError from None
         line.held_s = time.monotonic() - began
         line.woke = line.held_s > 1.0
         if not is_up:
@@ -112,10 +117,10 @@ class Completions:
         response = handle.unary.remote(line.path, line.request_id, body)
         try:
             line.meta, answer = wire.unpack(await response)
-        except (asyncio.CancelledError, RequestCancelledError):
-            self._abort(response, handle, line)
-            raise asyncio.CancelledError from None
-        except Exception as error:
+        except (asyncio.CancelledError, Exception) as error:
+            if await _caller_left(error):
+                self._abort(response, handle, line)
+                raise asyncio.CancelledError from None
             raise self._translated(error, line) from None
         status = int(line.meta.get("status") or 200)
         outcome = "ok" if status < 400 else "refused" if status < 500 else "error"
@@ -124,7 +129,7 @@ class Completions:
 
     async def _stream(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
         items = handle.stream.remote(line.path, line.request_id, body)
-        started = False
+        started = cut_off = False
         error_class = None
         try:
             async for item in items:
@@ -132,31 +137,33 @@ class Completions:
                 if kind == wire.META:
                     line.meta = json.loads(item[1:])
                     continue
-                if kind == wire.REFUSAL and not started:
-                    await self._refused(item, line, send)
-                    return
                 if kind == wire.REFUSAL:
-                    item, error_class = _engine_stopped(), "engine_failed"
+                    if not started:
+                        await self._refused(item, line, send)
+                        return
+                    (line.meta, _), cut_off, error_class = wire.unpack(item[1:]), True, ENGINE_FAILED_CODE
+                    continue
                 if not started:
                     started = True
                     await start_events(send)
                 if openai_errors.is_error_event(item):
-                    error_class = "engine_failed"
+                    error_class = ENGINE_FAILED_CODE
                 elif item != DONE:
                     line.event(time.monotonic())
                 await send_event(send, item)
-        except (asyncio.CancelledError, RequestCancelledError):
-            self._abort(items, handle, line)
-            raise asyncio.CancelledError from None
-        except Exception as error:
+        except (asyncio.CancelledError, Exception) as error:
+            if await _caller_left(error):
+                self._abort(items, handle, line)
+                raise asyncio.CancelledError from None
             translated = self._translated(error, line)
             if not started:
                 raise translated from None
-            error_class = translated.code
-            await send_event(send, _engine_stopped())
-            await send_event(send, DONE)
+            cut_off, error_class = True, translated.code
         outcome = "error" if error_class else "ok"
         self._finish(line, status=500 if error_class else 200, outcome=outcome, error_class=error_class)
+        if cut_off:
+            await send_event(send, _engine_stopped())
+            await send_event(send, DONE)
         await end_events(send)
 
     async def _refused(self, item: bytes, line: Timeline, send: Send) -> None:
@@ -197,7 +204,7 @@ class Completions:
             line.record(time.monotonic(), status=status, outcome=outcome, error_class=error_class)
         )
 
-    def _translated(self, error: Exception, about: ModelEntry | Timeline) -> Unavailable:
+    def _translated(self, error: BaseException, about: ModelEntry | Timeline) -> Unavailable:
         """What Serve or Ray raised, in words for callers; the original goes to the log by class only."""
         name = about.name if isinstance(about, ModelEntry) else about.deployment
         if isinstance(error, BackPressureError):
@@ -210,7 +217,22 @@ class Completions:
         if isinstance(error, DeploymentUnavailableError):
             return Unavailable(f"The model `{name}` failed to start.", code="model_failed")
         log.warning("engine call failed: deployment=%s error=%s", name, type(error).__name__)
-        return Unavailable(openai_errors.ENGINE_STOPPED, code="engine_failed", retry_after_s=BUSY_RETRY_S)
+        return Unavailable(openai_errors.ENGINE_STOPPED, code=ENGINE_FAILED_CODE, retry_after_s=BUSY_RETRY_S)
+
+
+async def _caller_left(error: BaseException) -> bool:
+    """Whether an engine call ended because our caller went away, and not on the engine's side: only then is
+    this very task being cancelled as well."""
+    if not isinstance(error, (asyncio.CancelledError, RequestCancelledError)):
+        return False
+    task = asyncio.current_task()
+    if task is not None and task.cancelling() > 0:
+        return True
+    try:
+        await asyncio.sleep(OWN_CANCELLATION_WITHIN_S)
+    except asyncio.CancelledError:
+        return True
+    return False
 
 
 def _not_serving(entry: ModelEntry) -> Unavailable:
@@ -221,4 +243,4 @@ def _not_serving(entry: ModelEntry) -> Unavailable:
 
 
 def _engine_stopped() -> bytes:
-    return openai_errors.error_event(openai_errors.ENGINE_STOPPED, code="engine_failed")
+    return openai_errors.error_event(openai_errors.ENGINE_STOPPED, code=ENGINE_FAILED_CODE)

@@ -1,0 +1,152 @@
+"""What a caller and the usage ledger get when an engine breaks off, and when the caller does."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve.exceptions import RequestCancelledError
+
+from serving.cluster import completions, wire
+from serving.cluster.completions import Completions
+from serving.cluster.spool import Spool
+from serving.cluster.timeline import Timeline
+from serving.cluster.usage import UsageRecorder
+
+EVENT = b'data: {"choices": []}\n\n'
+META = {"status": 500, "error_class": "engine_failed", "completion_tokens": 1}
+DONE = "data: [DONE]"
+
+
+class Engine:
+    """An engine's handle whose answers are given; Ray is not needed to break off."""
+
+    def __init__(self, *, items: Sequence[Any] = (), failure: BaseException | None = None) -> None:
+        self.items, self.failure = items, failure
+        self.asked, self.cancelled = asyncio.Event(), False
+        self.unary = self.stream = self.usage_of = SimpleNamespace(remote=self.remote)
+
+    def remote(self, *_: Any) -> "Engine":
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def __await__(self) -> Any:
+        return self._answer().__await__()
+
+    async def _answer(self) -> bytes:
+        if self.cancelled:
+            return b'{"completion_tokens": 1}'
+        self.asked.set()
+        if self.failure is not None:
+            raise self.failure
+        await asyncio.Event().wait()
+        return b""
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for item in self.items:
+            yield item
+        if self.failure is not None:
+            raise self.failure
+
+
+class Gateway:
+    """The real completions with a recorder that is not started, and what was sent."""
+
+    def __init__(self, engine: Engine, *, stream: bool, folder: Path) -> None:
+        self.recorder = UsageRecorder(redis_url=None, spool=Spool(folder, writer="w"))
+        handles: Any = SimpleNamespace(of=lambda entry: engine)
+        self.completions = Completions(handles=handles, recorder=self.recorder)
+        self.line = Timeline(request_id="r", path="/v1/chat/completions", started_at=1.0, started=1.0)
+        self.line.stream, self.line.deployment = stream, "demo"
+        self.sent: list[Any] = []
+
+    async def serve(self) -> None:
+        async def send(message: Any) -> None:
+            self.sent.append(message)
+
+        entry: Any = SimpleNamespace(name="demo", state="serve", hold_s=1.0)
+        await self.completions.serve(entry, self.line, b"{}", send)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
+
+    @property
+    def records(self) -> list[tuple[str, int, str]]:
+        rows = [json.loads(text) for text in self.recorder._queue]
+        return [(row["outcome"], row["status"], row["error_class"]) for row in rows]
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gateway]:
+    monkeypatch.setattr(completions, "replicas_known", lambda handle: 1)
+    return lambda engine, *, stream: Gateway(engine, stream=stream, folder=tmp_path)
+
+
+async def test_a_refusal_in_mid_stream_ends_with_done(gateway: Callable[..., Gateway]) -> None:
+    called = gateway(Engine(items=[EVENT, wire.refusal(META, b"{}")]), stream=True)
+    await called.serve()
+    first, error, last = called.text.strip().split("\n\n")
+    assert (first, last) == (EVENT.decode().strip(), DONE)
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "engine_failed"
+    assert called.records == [("error", 500, "engine_failed")]
+    assert json.loads(called.recorder._queue[0])["completion_tokens"] == 1
+    assert called.sent[-1]["more_body"] is False
+
+
+@pytest.mark.parametrize("failure", [RequestCancelledError("r"), asyncio.CancelledError()])
+@pytest.mark.parametrize("stream", [True, False])
+async def test_work_cancelled_on_the_engines_side_is_an_error_for_the_caller(
+    gateway: Callable[..., Gateway], failure: BaseException, stream: bool
+) -> None:
+    called = gateway(Engine(failure=failure), stream=stream)
+    await called.serve()
+    assert called.status == 503
+    assert json.loads(called.text)["error"]["code"] == "engine_failed"
+    assert called.records == [("error", 503, "engine_failed")]
+
+
+async def test_a_stream_cancelled_on_the_engines_side_says_so_and_ends(
+    gateway: Callable[..., Gateway],
+) -> None:
+    called = gateway(Engine(items=[EVENT], failure=RequestCancelledError("r")), stream=True)
+    await called.serve()
+    assert '"engine_failed"' in called.text and called.text.strip().endswith(DONE)
+    assert called.records == [("error", 500, "engine_failed")]
+
+
+async def test_a_caller_who_leaves_is_an_abort(gateway: Callable[..., Gateway]) -> None:
+    engine = Engine()
+    called = gateway(engine, stream=False)
+    serving = asyncio.create_task(called.serve())
+    await engine.asked.wait()
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await called.completions.finish()
+    assert engine.cancelled and not called.sent
+    assert called.records == [("aborted", 499, "client_disconnected")]
+
+
+async def test_a_caller_who_leaves_is_an_abort_also_when_the_engine_hears_of_it_first(
+    gateway: Callable[..., Gateway],
+) -> None:
+    engine = Engine(failure=RequestCancelledError("r"))
+    called = gateway(engine, stream=False)
+    serving = asyncio.create_task(called.serve())
+    await engine.asked.wait()
+    await asyncio.sleep(0)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    await called.completions.finish()
+    assert called.records == [("aborted", 499, "client_disconnected")]
