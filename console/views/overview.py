@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from django.core.paginator import Paginator
-from django.db.models import Max, Q
+from django.db.models import OuterRef, Q, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import path
@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET
 
 from console import charts, costs, fleet, history, setup_steps, shell, states
 from console.auth import require
-from console.models import Deployment, Event
+from console.models import Deployment, Event, RequestRecord
 from console.views.ranges import range_of
 from serving.observed import START_PHASES
 
@@ -186,16 +186,20 @@ def _attention(rows: list[dict[str, Any]], reachable: bool) -> list[dict[str, An
 def _histories(window_s: int, now: float) -> dict[str, Any]:
     total = history.points(deployment=None, window_s=window_s, now=now)
     histories = {"overview": charts.for_page(total)}
-    busiest = (
-        Deployment.objects.annotate(at=Max("requests__started_at"))
-        .filter(at__gte=now - window_s)
-        .order_by("-at")[:BUSIEST]
-    )
-    for deployment in busiest:
+    for deployment in lately_asked(now - window_s):
         topic = f"deployment:{deployment.name}"
         past = history.points(deployment=deployment, window_s=window_s, now=now)
         histories[topic] = charts.for_page(past, ("tokens_per_s",))
     return histories
+
+
+def lately_asked(since: float) -> QuerySet[Deployment]:
+    """The few deployments whose newest request began last, at `since` (epoch seconds) or later. Reads one
+    row of the ledger per deployment, by its index, however long the ledger is."""
+    newest = RequestRecord.objects.filter(deployment_name=OuterRef("name"), started_at__gte=since)
+    newest_at = newest.order_by("-started_at").values("started_at")[:1]
+    asked = Deployment.objects.annotate(at=Subquery(newest_at)).filter(at__isnull=False)
+    return asked.order_by("-at")[:BUSIEST]
 
 
 def _busiest(histories: dict[str, Any]) -> list[tuple[str, int]]:

@@ -22,6 +22,7 @@ from console.models import (
     RequestRecord,
     Sample,
 )
+from console.views import overview
 from serving import histogram
 from serving.resolutions import RETENTION_S
 
@@ -145,3 +146,27 @@ def test_reading_does_not_grow_with_the_fleet(as_viewer: Client, deploy: Deploy)
         deploy(f"chat-{number}", "failed")  # a failed one holds nothing, so that all of them fit
     # Coarser samples are read beside the newest fine ones: at most one query more per resolution.
     assert queries() <= few + len(RETENTION_S)
+
+
+def asked(deployment: Deployment, number: int, at: float) -> None:
+    RequestRecord.objects.create(
+        id=f"{deployment.name}-{number}", deployment=deployment, deployment_name=deployment.name,
+        path="/v1/chat/completions", started_at=at, status=200, outcome="ok",
+    )  # fmt: skip
+
+
+def test_the_deployments_asked_last_are_found_without_reading_the_ledger(deploy: Deploy) -> None:
+    early, late, quiet = (deploy(name, "failed") for name in ("early", "late", "quiet"))
+    deploy("never", "failed")
+    now = time.time()
+    for number in range(30):
+        asked(early, number, now - 500 + number)
+        asked(late, number, now - 100 + number)
+        asked(quiet, number, now - 90_000)
+    found = overview.lately_asked(now - 900)
+    assert [row.name for row in found] == ["late", "early"]
+    if connection.vendor == "sqlite":
+        steps = [
+            line for line in found.explain().splitlines() if "console_requestrecord" in line or "U0" in line
+        ]
+        assert steps and all("USING" in step and "started_at>" in step for step in steps), steps
