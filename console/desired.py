@@ -6,34 +6,66 @@ again with every other change; the gateway still answers for it with the reason.
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
+from pydantic import ValidationError
 
 from console import ports, secrets
-from console.models import ApiKey, Deployment, DesiredState
+from console.models import ApiKey, Deployment, DesiredState, Revision
 from serving.render import ClusterOptions, GatewayTable, render
 from serving.spec import CapacitySpec, DeploymentSpec, EngineSpec
 
 CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 
 
-def desired_document() -> tuple[dict[str, Any], list[DeploymentSpec]]:
-    """The whole Serve document as the database wants it now, and the specs it was made from."""
-    specs = desired_deployments()
+@dataclass(frozen=True)
+class Desired:
+    """The whole Serve document, the specs it was made from, and what of the rows could not be read."""
+
+    document: dict[str, Any]
+    specs: dict[str, DeploymentSpec]
+    unreadable: dict[str, str]
+
+
+def desired_document() -> Desired:
+    """What the database wants now. A row that cannot be read is left out with its reason: it must not keep
+    all others from being followed."""
+    specs, unreadable = desired_deployments()
     options = ClusterOptions(
         gateway_host=settings.GATEWAY_HOST,
         gateway_port=ports.port("gateway"),
         pythonpath=settings.CLUSTER_PYTHONPATH,
+        installation=installation(),
     )
     table = GatewayTable(keys=gateway_keys(), hold_s=settings.WAKE_HOLD_S)
-    return render(specs, table=table, options=options), specs
+    document = render(specs, table=table, options=options)
+    return Desired(document, {spec.name: spec for spec in specs}, unreadable)
 
 
-def desired_deployments() -> list[DeploymentSpec]:
-    """One spec per deployment, in order of name."""
+def desired_deployments() -> tuple[list[DeploymentSpec], dict[str, str]]:
+    """One spec per deployment, in order of name, and name -> reason of those that cannot be read."""
+    specs, unreadable = [], {}
     rows = Deployment.objects.select_related("current_revision", "status", "model").order_by("name")
-    return [spec_of(row) for row in rows if row.current_revision is not None]
+    for row in rows:
+        if row.current_revision is None:
+            continue
+        try:
+            specs.append(spec_of(row))
+        except secrets.SecretError as error:
+            unreadable[row.name] = str(error)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            unreadable[row.name] = f"Its stored definition is not valid any more: {field}: {first['msg']}"
+    return specs, unreadable
+
+
+def installation() -> str:
+    """What marks this console's applications on a cluster: stable, and no secret."""
+    return hashlib.sha256(b"raydeck installation:" + secrets.secret_key().encode()).hexdigest()[:16]
 
 
 def spec_of(deployment: Deployment) -> DeploymentSpec:
@@ -43,6 +75,7 @@ def spec_of(deployment: Deployment) -> DeploymentSpec:
     state, reason = _state_of(deployment)
     return DeploymentSpec(
         name=deployment.name,
+        deployment_id=deployment.pk,
         revision=revision.number,
         generation=deployment.generation,
         state=state,
@@ -50,7 +83,7 @@ def spec_of(deployment: Deployment) -> DeploymentSpec:
         created_at=int(deployment.created_at.timestamp()),
         engine=EngineSpec(**revision.engine),
         capacity=CapacitySpec(**{name: getattr(deployment, name) for name in CAPACITY_FIELDS}),
-        secret_env=_secret_env(deployment),
+        secret_env=_secret_env(revision),
     )
 
 
@@ -69,6 +102,6 @@ def _state_of(deployment: Deployment) -> tuple[Any, str]:
     return "serve", ""
 
 
-def _secret_env(deployment: Deployment) -> dict[str, str]:
-    encrypted = deployment.model.hub_token_encrypted
+def _secret_env(revision: Revision) -> dict[str, str]:
+    encrypted = revision.hub_token_encrypted
     return {"HF_TOKEN": secrets.decrypt(encrypted)} if encrypted else {}

@@ -58,11 +58,14 @@ def other_claims(*, but: str) -> list[Claim]:
         failed = status and status.failed_at is not None and status.generation == deployment.generation
         if failed or deployment.current_revision is None:
             continue
+        engine = deployment.current_revision.engine
         claims.append(
-            claim_of(
+            Claim(
                 deployment=deployment.name,
-                engine=EngineSpec(**deployment.current_revision.engine),
-                min_replicas=deployment.min_replicas,
+                accelerator_type=engine.get("accelerator_type"),
+                tensor_parallel_size=int(engine.get("tensor_parallel_size", 1)),
+                pipeline_parallel_size=int(engine.get("pipeline_parallel_size", 1)),
+                replicas=max(1, deployment.min_replicas),
             )
         )
     return claims

@@ -122,6 +122,8 @@ WAKE_HOLD_S = float(os.environ.get("RAYDECK_WAKE_HOLD_S", "20"))
 # A deployment that is not ready by then is marked failed; Ray itself would wait for ever.
 START_DEADLINE_S = float(os.environ.get("RAYDECK_START_DEADLINE_S", "900"))
 PLACING_DEADLINE_S = float(os.environ.get("RAYDECK_PLACING_DEADLINE_S", "120"))
+# A cluster with declarative applications of somebody else is left alone unless this says otherwise.
+TAKE_OVER_CLUSTER = os.environ.get("RAYDECK_TAKE_OVER_CLUSTER", "") == "1"
 CHAT_HISTORY = os.environ.get("RAYDECK_CHAT_HISTORY", "on") != "off"
 
 LANGUAGE_CODE = "en"

@@ -44,6 +44,8 @@ class SeenApp:
     message: str = ""
     source: str = ""
     revision: int | None = None
+    deployment_id: int | None = None
+    installation: str | None = None
     deployment_message: str = ""
     replicas_target: int = 0
     replicas: tuple[SeenReplica, ...] = field(default_factory=tuple)
@@ -121,6 +123,8 @@ def _read_app(name: str, app: dict[str, Any]) -> SeenApp:
         message=str(app.get("message") or ""),
         source=str(app.get("source") or ""),
         revision=args.get("revision"),
+        deployment_id=args.get("deployment_id"),
+        installation=args.get("installation"),
         deployment_message=str(engine.get("message") or ""),
         replicas_target=int(engine.get("target_num_replicas") or 0),
         replicas=replicas,

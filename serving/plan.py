@@ -6,7 +6,10 @@ sent when its digest changed, or when drift is proven.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from serving.observed import SeenApp
 
 SETTLE_S = 60.0
 """After a PUT, missing or unwanted apps are Ray still working, not drift."""
@@ -37,7 +40,8 @@ def decide(
     rejected_digest: str,
     now: float,
 ) -> Decision:
-    """Compare what is wanted with what Ray shows. `seen_apps`: app name -> Ray's status word."""
+    """Compare what is wanted with what Ray shows. `seen_apps`: app name -> Ray's status word, of declarative
+    applications only: others are none of our business."""
     if wanted_digest == rejected_digest:
         return Decision(False, "Ray rejected this document; waiting for a change")
     if not last_put.digest:
@@ -61,13 +65,9 @@ def decide(
     return Decision(False, "nothing to do")
 
 
-def foreign_apps(seen_apps: dict[str, str], *, ours: frozenset[str], sources: dict[str, str]) -> list[str]:
-    """Declarative apps that somebody else put on this cluster. A PUT of ours would delete them."""
+def foreign_apps(apps: Iterable[SeenApp], *, installation: str) -> list[str]:
+    """Declarative apps that somebody else put on this cluster, another console included. A PUT of ours would
+    delete them."""
     return sorted(
-        name
-        for name in seen_apps
-        if sources.get(name) == "declarative"
-        and name not in ours
-        and name != "gateway"
-        and not name.startswith("model-")
+        app.name for app in apps if app.source == "declarative" and app.installation != installation
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from serving.observed import SeenApp, SeenReplica, words_of
+from serving.observed import STALE_AFTER_S, SeenApp, SeenReplica, words_of
 
 MAX_START_FAILURES = 3
 """Identical starts that may fail before nothing more is tried."""
@@ -34,6 +34,7 @@ class Progress:
     ready_at: float | None = None
     failed_at: float | None = None
     asleep_at: float | None = None
+    followed_from: float | None = None
     start_failures: int = 0
     message: str = ""
 
@@ -45,6 +46,7 @@ class Wanted:
 
     generation: int
     revision: int
+    deployment_id: int
     running: bool
     requested_at: float
     sent_at: float | None
@@ -60,10 +62,11 @@ class Deadlines:
 
 @dataclass(frozen=True)
 class Step:
-    """The new progress, and what has to be done about it."""
+    """The new progress, and what has to be done about it. `is_overdue`: an unanswered smoke is a failure."""
 
     progress: Progress
     needs_smoke: bool = False
+    is_overdue: bool = False
     failure_code: str = ""
 
 
@@ -74,13 +77,17 @@ def advance(
     app: SeenApp | None,
     replica_phases: Mapping[str, Mapping[str, float]],
     lost_starts: int,
+    last_seen_at: float | None,
     deadlines: Deadlines,
     now: float,
 ) -> Step:
     """One observation. `replica_phases`: replica id -> phase -> epoch seconds, as the replicas report it;
-    `lost_starts`: replicas that vanished before they ever took a request since the last observation."""
+    `lost_starts`: replicas that vanished before they ever took a request since the last observation;
+    `last_seen_at`: when that was. Deadlines do not run while nobody looks."""
     if known.generation != wanted.generation:
         known = Progress(generation=wanted.generation, revision=known.revision, queued_at=wanted.requested_at)
+    if last_seen_at is None or now - last_seen_at > STALE_AFTER_S:
+        known = replace(known, followed_from=now)
     known = replace(
         known,
         app_status=app.status if app else "",
@@ -94,9 +101,14 @@ def advance(
         if wanted.sent_at is None:
             return Step(known)
         known = replace(known, placing_at=wanted.sent_at, sent_at=wanted.sent_at)
-    if app is None or app.revision != wanted.revision:
-        return _check_deadlines(replace(known, replicas_running=0), None, deadlines, now)
-    if known.ready_at is not None or known.asleep_at is not None:
+    was_up = known.ready_at is not None or known.asleep_at is not None
+    if app is None or (app.revision, app.deployment_id) != (wanted.revision, wanted.deployment_id):
+        known = replace(known, replicas_running=0)
+        if was_up:
+            # Ray was restarted and has forgotten it, or still has another one of this name.
+            return Step(_restarted(known, now, message="It is being sent to Ray again"))
+        return _check_deadlines(known, None, deadlines, now)
+    if was_up:
         return _follow_ready(known, app, now)
     return _follow_start(known, app, replica_phases, deadlines, now)
 
@@ -124,6 +136,7 @@ def _restarted(known: Progress, now: float, *, message: str) -> Progress:
     return replace(
         known,
         placing_at=now,
+        followed_from=now,
         loading_at=None,
         warming_at=None,
         ready_at=None,
@@ -151,9 +164,16 @@ def _follow_start(
         message=words_of(app),
     )
     serving = [r for r in fresh if r.state == "RUNNING"]
+    old = [r for r in app.running if r not in fresh]
+    if serving and old:
+        # While replicas of the revision before still answer, an answer proves nothing about this one.
+        message = f"Replacing replicas: {len(serving)} new, {len(old)} still to be replaced"
+        return _check_deadlines(replace(known, message=message), app, deadlines, now)
     if serving:
         known = replace(known, loading_at=known.loading_at or now, warming_at=known.warming_at or now)
-        return Step(known, needs_smoke=True)
+        return Step(known, needs_smoke=True, is_overdue=_waited_s(known, now) > deadlines.start_s)
+    if app.status == "RUNNING" and app.replicas_target == 0 and not app.replicas:
+        return Step(replace(known, asleep_at=now, message=""))
     if app.status == "DEPLOY_FAILED":
         return Step(known, failure_code="start_failed")
     if known.start_failures >= MAX_START_FAILURES:
@@ -162,13 +182,17 @@ def _follow_start(
 
 
 def _check_deadlines(known: Progress, app: SeenApp | None, deadlines: Deadlines, now: float) -> Step:
-    assert known.placing_at is not None
-    waited_s = now - known.placing_at
+    waited_s = _waited_s(known, now)
     if known.loading_at is None and waited_s > deadlines.placing_s and app is not None:
         return Step(known, failure_code="not_placed")
     if waited_s > deadlines.start_s:
         return Step(known, failure_code="start_timeout")
     return Step(known)
+
+
+def _waited_s(known: Progress, now: float) -> float:
+    assert known.placing_at is not None
+    return now - max(known.placing_at, known.followed_from or 0.0)
 
 
 def _first(

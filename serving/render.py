@@ -40,11 +40,13 @@ class GatewayTable:
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Where Serve listens and where its nodes find `serving/` (empty: baked into the image)."""
+    """Where Serve listens, where its nodes find `serving/` (empty: baked into the image), and whose it is:
+    `installation` marks every application, so that another console's are told from ours."""
 
     gateway_host: str
     gateway_port: int
     pythonpath: str
+    installation: str
 
 
 def app_name(deployment: str) -> str:
@@ -119,7 +121,7 @@ def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: Clus
         "route_prefix": "/",
         "import_path": "serving.cluster.gateway:build_gateway",
         "runtime_env": _runtime_env(options),
-        "args": {},
+        "args": {"installation": options.installation},
         "deployments": [
             {
                 "name": "Gateway",
@@ -137,19 +139,21 @@ def _model_app(spec: DeploymentSpec, options: ClusterOptions) -> dict[str, Any]:
         "route_prefix": None,
         "import_path": "serving.cluster.apps:build_model",
         "runtime_env": _runtime_env(options, spec.secret_env),
-        "args": _engine_args(spec),
+        "args": _engine_args(spec, options),
         "deployments": [_capacity_override(spec.capacity, spec.engine)],
     }
 
 
-def _engine_args(spec: DeploymentSpec) -> dict[str, Any]:
+def _engine_args(spec: DeploymentSpec, options: ClusterOptions) -> dict[str, Any]:
     engine = spec.engine
     kwargs = dict(engine.engine_kwargs)
     kwargs["max_num_seqs"] = engine.max_num_seqs
     if engine.kv_cache_memory_bytes is not None:
         kwargs["kv_cache_memory_bytes"] = engine.kv_cache_memory_bytes
     return {
+        "installation": options.installation,
         "deployment": spec.name,
+        "deployment_id": spec.deployment_id,
         "revision": spec.revision,
         "model_source": engine.model_source,
         "hub_revision": engine.hub_revision,

@@ -110,6 +110,7 @@ class DeploymentSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: str
+    deployment_id: int = Field(description="tells two deployments apart that had the same name")
     revision: int
     generation: int
     state: Literal["serve", "stopped", "failed"]

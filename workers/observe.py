@@ -37,6 +37,7 @@ PROGRESS_COLUMNS = (
     "ready_at",
     "failed_at",
     "asleep_at",
+    "followed_from",
     "start_failures",
     "message",
 )
@@ -95,10 +96,13 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[
 def write_progress(
     deployment: Deployment, progress: Progress, *, failure: dict[str, Any] | None, token: int, now: float
 ) -> str:
-    """Store one deployment's progress; one event and one push when its phase changed. Returns the phase."""
+    """Store one deployment's progress; one event and one push when its phase changed. Returns the phase,
+    empty when the deployment is not the one any more that was looked at."""
     values = {name: value for name, value in asdict(progress).items() if name in PROGRESS_COLUMNS}
     with transaction.atomic():
         fence(token, now)
+        if not Deployment.objects.filter(pk=deployment.pk, generation=deployment.generation).exists():
+            return ""  # deleted or changed while its smoke request or its logs were waited for
         status, _ = DeploymentStatus.objects.select_for_update().get_or_create(deployment=deployment)
         before = (status.last_phase, status.generation, status.replicas_running, status.replicas_target)
         for name, value in values.items():
@@ -153,8 +157,8 @@ def _accelerators_of_deployments() -> dict[str, tuple[int, int]]:
     return {
         row.name: (
             row.pk,
-            int(row.current_revision.engine["tensor_parallel_size"])
-            * int(row.current_revision.engine["pipeline_parallel_size"]),
+            int(row.current_revision.engine.get("tensor_parallel_size", 1))
+            * int(row.current_revision.engine.get("pipeline_parallel_size", 1)),
         )
         for row in rows
         if row.current_revision

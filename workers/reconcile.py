@@ -6,19 +6,22 @@ wanted but not yet there, never the other way round. No transaction is open duri
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from django.conf import settings
-from django.db import close_old_connections
+from django.db import DatabaseError, close_old_connections, connection
 
-from console import desired
+from console import desired, secrets
 from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState
 from console.placements import check_against_cluster
 from serving.client import RayClient
@@ -35,7 +38,10 @@ from workers.smoke import smoke
 
 log = logging.getLogger(__name__)
 
-LEASE_TTL_S = 60.0
+LEASE_TTL_S = 20.0
+RENEW_S = 5.0
+"""The lease is kept by a thread while a pass waits for Ray; a worker that was killed is replaced soon."""
+SMOKES_AT_ONCE = 8
 TURN_S = 4.5
 """How long one task goes on observing while something is under way; the beat brings the next one."""
 PAUSE_S = 0.5
@@ -49,16 +55,37 @@ def reconcile_for_a_while() -> None:
     if token is None:
         return
     try:
-        with ray_client() as ray:
+        with ray_client() as ray, _kept(token):
             pause = threading.Event()
             while reconcile_once(ray, token=token) and time.time() - started < TURN_S:
                 pause.wait(PAUSE_S)
-                lease.renew("reconciler", token=token, ttl_s=LEASE_TTL_S, now=time.time())
     except observe.LeaseLost:
         log.warning("reconcile lease lost holder=%s", holder)
     finally:
         lease.release("reconciler", token=token)
         close_old_connections()
+
+
+@contextlib.contextmanager
+def _kept(token: int) -> Iterator[None]:
+    """Prolong the lease until the block ends. A lost lease is noticed by the fence of the next write."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(RENEW_S):
+            try:
+                lease.renew("reconciler", token=token, ttl_s=LEASE_TTL_S, now=time.time())
+            except DatabaseError as error:
+                log.warning("lease not renewed error=%s", type(error).__name__)
+        connection.close()
+
+    thread = threading.Thread(target=keep, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def reconcile_once(ray: RayClient, *, token: int) -> bool:
@@ -98,17 +125,26 @@ class Sent:
 
 
 def _send_if_needed(ray: RayClient, apps: dict[str, SeenApp], *, token: int) -> Sent:
-    document, specs = desired.desired_document()
+    want = desired.desired_document()
+    document, by_name = want.document, want.specs
+    for name, reason in want.unreadable.items():
+        _fail_unreadable(name, reason, token=token)
     digest = digest_of(document)
     status = ClusterStatus.objects.get(pk=1)
-    by_name = {spec.name: spec for spec in specs}
     wanted = frozenset(app["name"] for app in document["applications"])
-    statuses = {name: app.status for name, app in apps.items()}
-    foreign = foreign_apps(statuses, ours=wanted, sources={n: a.source for n, a in apps.items()})
-    if foreign:
-        words = f"The cluster runs applications of somebody else ({', '.join(foreign)}); nothing is sent."
+    foreign = foreign_apps(apps.values(), installation=desired.installation())
+    if foreign and not settings.TAKE_OVER_CLUSTER:
+        words = (
+            f"The cluster runs applications of somebody else ({', '.join(foreign)}); nothing is sent."
+            " RAYDECK_TAKE_OVER_CLUSTER=1 lets Raydeck replace them."
+        )
         observe.write_cluster(token=token, now=time.time(), rejected_message=words, decision=words[:200])
         return Sent(Decision(False, words), by_name, in_force=False, at=None)
+    if status.rejected_message and status.rejected_digest != digest:
+        # Another document is wanted by now, or the foreign applications are gone.
+        observe.write_cluster(token=token, now=time.time(), rejected_digest="", rejected_message="")
+        status.rejected_digest = ""
+    statuses = {name: app.status for name, app in apps.items() if app.source != "imperative"}
     decision = decide(
         wanted_digest=digest,
         wanted_apps=wanted,
@@ -163,6 +199,17 @@ def _put(
     return Sent(decision, specs, in_force=True, at=sent_at)
 
 
+def _fail_unreadable(name: str, reason: str, *, token: int) -> None:
+    row = Deployment.objects.select_related("status").filter(name=name).first()
+    known = _known(row) if row else Progress()
+    if row is None or (known.generation == row.generation and known.failed_at is not None):
+        return
+    now = time.time()
+    progress = Progress(generation=row.generation, queued_at=row.requested_at, failed_at=now)
+    failure = {"code": "unreadable", "cause": reason, "advice": "Edit it and save it again.", "raw": ""}
+    observe.write_progress(row, progress, failure=failure, token=token, now=now)
+
+
 def _refuse_unplaceable(*, token: int) -> None:
     """What the cluster cannot hold is refused before it is sent, with the arithmetic."""
     for deployment in _rows():
@@ -170,7 +217,10 @@ def _refuse_unplaceable(*, token: int) -> None:
         settled = status.generation == deployment.generation and (status.sent_at or status.failed_at)
         if settled or deployment.desired_state != DesiredState.RUNNING:
             continue
-        spec = desired.spec_of(deployment)
+        try:
+            spec = desired.spec_of(deployment)
+        except (ValueError, secrets.SecretError):  # said where the document is made
+            continue
         try:
             check_against_cluster(
                 name=spec.name, engine=spec.engine, capacity=spec.capacity, facts=deployment.model.facts
@@ -187,66 +237,88 @@ def _follow_all(
     ray: RayClient, apps: dict[str, SeenApp], sent: Sent, lost: dict[str, int], *, token: int
 ) -> bool:
     rows = _rows()
-    starting = [row for row in rows if _is_starting(row)]
-    reported = replica_phases(ray) if starting else {}
+    reported = replica_phases(ray) if any(_is_starting(row) for row in rows) else {}
     under_way = False
+    to_smoke: list[tuple[Deployment, DeploymentSpec, Step]] = []
     for row in rows:
         spec = sent.specs.get(row.name)
         if spec is None or spec.generation != row.generation:
-            under_way = True  # changed since the document was made: the next pass has it
+            under_way = under_way or spec is not None  # changed meanwhile: the next pass has it
             continue
-        phase = _follow(ray, row, spec, apps.get(app_name(row.name)), sent, reported, lost, token=token)
+        app = apps.get(app_name(row.name))
+        step = _step(row, spec, app, sent, reported, lost)
+        if step.needs_smoke:
+            to_smoke.append((row, spec, step))
+            continue
+        progress, failure = _acted_on(ray, row, app, step)
+        phase = observe.write_progress(row, progress, failure=failure, token=token, now=time.time())
         under_way = under_way or phase in START_PHASES
-    return under_way
+    return _smoke_all(to_smoke, token=token) or under_way
 
 
-def _follow(
-    ray: RayClient,
+def _step(
     row: Deployment,
     spec: DeploymentSpec,
     app: SeenApp | None,
     sent: Sent,
     reported: dict[str, dict[str, float]],
     lost: dict[str, int],
-    *,
-    token: int,
-) -> str:
-    now = time.time()
+) -> Step:
     known = _known(row)
-    is_sent = sent.in_force and spec.state == "serve"
+    status = getattr(row, "status", None)
     wanted = Wanted(
         generation=row.generation,
         revision=spec.revision,
+        deployment_id=row.pk,
         running=row.desired_state == DesiredState.RUNNING,
         requested_at=row.requested_at,
-        sent_at=sent.at if is_sent else None,
+        sent_at=sent.at if sent.in_force and spec.state == "serve" else None,
     )
-    deadlines = Deadlines(placing_s=settings.PLACING_DEADLINE_S, start_s=settings.START_DEADLINE_S)
-    step = advance(
+    return advance(
         known,
         wanted=wanted,
         app=app,
         replica_phases=reported,
         lost_starts=lost.get(row.name, 0) if known.ready_at is None else 0,
-        deadlines=deadlines,
-        now=now,
+        last_seen_at=status.observed_at if status else None,
+        deadlines=Deadlines(placing_s=settings.PLACING_DEADLINE_S, start_s=settings.START_DEADLINE_S),
+        now=time.time(),
     )
-    progress, failure = _act_on(ray, row, spec, app, step)
-    return observe.write_progress(row, progress, failure=failure, token=token, now=time.time())
 
 
-def _act_on(
-    ray: RayClient, row: Deployment, spec: DeploymentSpec, app: SeenApp | None, step: Step
+def _acted_on(
+    ray: RayClient, row: Deployment, app: SeenApp | None, step: Step
 ) -> tuple[Progress, dict[str, Any] | None]:
-    if step.failure_code:
-        failure = failure_of(ray, row, app, code=step.failure_code)
-        return replace(step.progress, failed_at=time.time()), failure
-    if not step.needs_smoke:
+    if not step.failure_code:
         return step.progress, None
-    unanswered = smoke(row.name)
-    if unanswered:
-        return replace(step.progress, message=f"Smoke request not answered yet: {unanswered}"), None
-    return smoke_answered(step.progress, revision=spec.revision, now=time.time()), None
+    failure = failure_of(ray, row, app, code=step.failure_code)
+    return replace(step.progress, failed_at=time.time()), failure
+
+
+def _smoke_all(waiting: list[tuple[Deployment, DeploymentSpec, Step]], *, token: int) -> bool:
+    """Ask all of them at once, so that one that hangs delays nobody; whether one is still unanswered."""
+    if not waiting:
+        return False
+    with ThreadPoolExecutor(max_workers=SMOKES_AT_ONCE) as pool:
+        answers = list(pool.map(smoke, [row.name for row, _, _ in waiting]))
+    for (row, spec, step), unanswered in zip(waiting, answers, strict=True):
+        now = time.time()
+        failure = None
+        if not unanswered:
+            progress = smoke_answered(step.progress, revision=spec.revision, now=now)
+        elif step.is_overdue:
+            progress = replace(step.progress, failed_at=now)
+            failure = {
+                "code": "smoke_unanswered",
+                "cause": f"Ray says it runs, but it does not answer: {unanswered}",
+                "advice": "Look at the engine's and the gateway's logs, then try again.",
+                "raw": "",
+            }
+        else:
+            message = f"Smoke request not answered yet: {unanswered}"
+            progress = replace(step.progress, message=message)
+        observe.write_progress(row, progress, failure=failure, token=token, now=now)
+    return any(answers)
 
 
 def _known(row: Deployment) -> Progress:

@@ -14,7 +14,7 @@ from serving import keys
 
 log = logging.getLogger(__name__)
 
-SMOKE_TIMEOUT_S = 20.0
+SMOKE_TIMEOUT_S = 10.0
 
 
 def smoke(deployment: str) -> str:

@@ -149,10 +149,18 @@ def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int |
     old, engine = engine_of(deployment), EngineSpec(**earlier.engine)
     if engine == old:
         raise InvalidSpec(f"Revision {revision} is what {name} already has.", field="revision")
+    registered = RegisteredModel.objects.filter(name=engine.model).first()
+    if registered is None:
+        raise InvalidSpec(
+            f"Revision {revision} used the model {engine.model}, which is not registered any more.",
+            field="revision",
+        )
+    check_topology(engine, registered.facts)
     if deployment.desired_state == DesiredState.RUNNING:
-        check_against_cluster(name=name, engine=engine, capacity=capacity_of(deployment), facts={})
+        check_against_cluster(
+            name=name, engine=engine, capacity=capacity_of(deployment), facts=registered.facts
+        )
     with transaction.atomic():
-        registered = RegisteredModel.objects.filter(name=engine.model).first() or deployment.model
         _claim_version(deployment, version, model=registered)
         added = _add_revision(
             actor, deployment, engine, note=f"Roll back to revision {revision}", rolled_back_from=revision
@@ -196,6 +204,7 @@ def retry_deployment(*, actor: Actor, name: str) -> Deployment:
     )
     with transaction.atomic():
         _claim_version(deployment, deployment.version, desired_state=DesiredState.RUNNING)
+        _take_new_token(actor, deployment)
         _new_generation(deployment)
         _noted(actor, deployment, kind="deployment.retried", message=f"{name} is tried again")
     return deployment
@@ -312,6 +321,8 @@ def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, messa
         )
     with transaction.atomic():
         _claim_version(deployment, deployment.version, desired_state=state)
+        if state == DesiredState.RUNNING:
+            _take_new_token(actor, deployment)
         _new_generation(deployment)
         _noted(actor, deployment, kind=kind, message=message)
     return deployment
@@ -350,6 +361,7 @@ def _add_revision(
         deployment=deployment,
         number=newest + 1,
         engine=_engine_json(engine),
+        hub_token_encrypted=deployment.model.hub_token_encrypted,
         note=note[:300],
         rolled_back_from=rolled_back_from,
         author=actor.user,
@@ -358,6 +370,13 @@ def _add_revision(
     Deployment.objects.filter(pk=deployment.pk).update(current_revision=revision)
     deployment.current_revision = revision
     return revision
+
+
+def _take_new_token(actor: Actor, deployment: Deployment) -> None:
+    """A start with another hub token than the last is another revision: running ones keep what they have."""
+    revision = deployment.current_revision
+    if revision is not None and revision.hub_token_encrypted != deployment.model.hub_token_encrypted:
+        _add_revision(actor, deployment, engine_of(deployment), note="The model's hub token was changed")
 
 
 def _claim_version(deployment: Deployment, expected: int, **values: Any) -> None:

@@ -159,7 +159,7 @@ def revision(request: HttpRequest, name: str, number: int) -> HttpResponse:
 def config(request: HttpRequest, name: str) -> HttpResponse:
     """What Ray Serve is sent for it, secrets hidden."""
     deployment = find(name)
-    document = redacted(desired_document()[0])
+    document = redacted(desired_document().document)
     apps = [app for app in document["applications"] if app["name"] == app_name(name)]
     route: dict[str, Any] = {}
     for app in document["applications"]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from serving.observed import SeenApp
 from serving.plan import LastPut, decide, foreign_apps
 
 NOW = 1_000.0
@@ -62,12 +63,12 @@ def test_a_rejected_document_is_tried_again_once_it_changed() -> None:
     assert decided(wanted_digest="d3", rejected_digest="d2")[0]
 
 
-def test_declarative_apps_of_others_are_found_and_imperative_ones_left_alone() -> None:
-    seen = {"gateway": "RUNNING", "model-a": "RUNNING", "shop": "RUNNING", "notebook": "RUNNING"}
-    sources = {
-        "shop": "declarative",
-        "notebook": "imperative",
-        "gateway": "declarative",
-        "model-a": "declarative",
-    }
-    assert foreign_apps(seen, ours=WANTED, sources=sources) == ["shop"]
+def test_apps_of_others_are_found_also_another_consoles_and_imperative_ones_are_left_alone() -> None:
+    apps = [
+        SeenApp("gateway", "RUNNING", source="declarative", installation="ours"),
+        SeenApp("model-a", "RUNNING", source="declarative", installation="ours"),
+        SeenApp("model-b", "RUNNING", source="declarative", installation="another console"),
+        SeenApp("shop", "RUNNING", source="declarative"),
+        SeenApp("notebook", "RUNNING", source="imperative"),
+    ]
+    assert foreign_apps(apps, installation="ours") == ["model-b", "shop"]

@@ -7,12 +7,17 @@ from serving.progress import Deadlines, Progress, Wanted, advance, smoke_answere
 
 T0 = 1_000.0
 DEADLINES = Deadlines(placing_s=60, start_s=300)
-WANTED = Wanted(generation=1, revision=1, running=True, requested_at=T0, sent_at=T0 + 1)
+WANTED = Wanted(generation=1, revision=1, deployment_id=7, running=True, requested_at=T0, sent_at=T0 + 1)
 
 
 def app(status: str = "DEPLOYING", *replicas: SeenReplica, revision: int = 1, target: int = 1) -> SeenApp:
     return SeenApp(
-        name="model-a", status=status, revision=revision, replicas=replicas, replicas_target=target
+        name="model-a",
+        status=status,
+        revision=revision,
+        deployment_id=7,
+        replicas=replicas,
+        replicas_target=target,
     )
 
 
@@ -28,6 +33,7 @@ def step(known: Progress, seen: SeenApp | None, now: float, **changes: object):
         "app": seen,
         "replica_phases": {},
         "lost_starts": 0,
+        "last_seen_at": now - 1,
         "deadlines": DEADLINES,
         "now": now,
     }
@@ -114,6 +120,53 @@ def test_a_start_that_never_ends_fails_at_the_start_deadline() -> None:
     assert step(known, app("DEPLOYING", replica()), T0 + 302).failure_code == "start_timeout"
 
 
+def test_ray_forgetting_a_deployment_that_ran_for_days_is_a_restart_not_a_failure() -> None:
+    days = T0 + 3 * 86_400
+    for known in (ready(), step(ready(), app("RUNNING", target=0), T0 + 100).progress):
+        seen = step(known, None, days)
+        assert seen.failure_code == "" and phase(seen.progress, days) == "placing"
+        later = step(
+            seen.progress, app("RUNNING", replica("RUNNING", started=days + 5, name="r2")), days + 20
+        )
+        assert later.failure_code == "" and later.needs_smoke
+
+
+def test_deadlines_do_not_run_while_nobody_looks() -> None:
+    known = step(Progress(), app("DEPLOYING", replica()), T0 + 5).progress
+    night = T0 + 8 * 3600
+    seen = step(known, None, night, last_seen_at=T0 + 5)
+    assert seen.failure_code == ""
+    assert step(seen.progress, None, night + 299).failure_code == ""
+    assert step(seen.progress, None, night + 301).failure_code == "start_timeout"
+
+
+def test_an_app_left_by_a_deleted_deployment_of_the_same_name_is_not_ours() -> None:
+    old = replace(app("RUNNING", replica("RUNNING")), deployment_id=6)
+    seen = step(Progress(), old, T0 + 3)
+    assert not seen.needs_smoke and phase(seen.progress, T0 + 3) == "placing"
+
+
+def test_a_smoke_that_is_never_answered_fails_the_start() -> None:
+    running = app("RUNNING", replica("RUNNING"))
+    known = step(Progress(), running, T0 + 5).progress
+    assert not step(known, running, T0 + 299).is_overdue
+    assert step(known, running, T0 + 302).is_overdue
+
+
+def test_an_answer_proves_nothing_while_replicas_of_the_revision_before_still_serve() -> None:
+    old, new = replica("RUNNING", started=T0 - 100, name="old"), replica("RUNNING", name="new")
+    seen = step(Progress(), app("DEPLOYING", old, new, target=2), T0 + 20)
+    assert not seen.needs_smoke and "1 still to be replaced" in seen.progress.message
+    assert step(seen.progress, app("RUNNING", new, target=2), T0 + 30).needs_smoke
+
+
+def test_a_wake_that_nobody_watched_and_ended_asleep_is_asleep() -> None:
+    asleep = step(ready(), app("RUNNING", target=0), T0 + 100).progress
+    waking = step(asleep, app("RUNNING", replica(name="r2"), target=1), T0 + 200).progress
+    again = step(waking, app("RUNNING", target=0), T0 + 5000, last_seen_at=T0 + 200)
+    assert again.failure_code == "" and phase(again.progress, T0 + 5000) == "asleep"
+
+
 def test_three_starts_that_died_are_enough() -> None:
     known = step(Progress(), app("DEPLOYING", replica()), T0 + 2).progress
     for count in (1, 2):
@@ -147,7 +200,9 @@ def test_one_lost_replica_of_two_leaves_it_ready() -> None:
 
 def test_a_new_generation_starts_its_own_clock_and_forgets_the_failure() -> None:
     failed = replace(ready(), failed_at=T0 + 50)
-    newer = Wanted(generation=2, revision=2, running=True, requested_at=T0 + 60, sent_at=None)
+    newer = Wanted(
+        generation=2, revision=2, deployment_id=7, running=True, requested_at=T0 + 60, sent_at=None
+    )
     known = step(failed, None, T0 + 61, wanted=newer).progress
     assert known.failed_at is None and known.placing_at is None and known.queued_at == T0 + 60
 
@@ -172,6 +227,11 @@ def test_what_ray_says_of_a_retry_is_one_line_without_its_internals() -> None:
         "\x1b[36mray::ServeReplica:model-a:engine.initialize()\x1b[39m (pid=5651, ip=127.0.0.1)"
     )
     seen = SeenApp(
-        name="model-a", status="DEPLOYING", revision=1, deployment_message=said, replicas=(replica(),)
+        name="model-a",
+        status="DEPLOYING",
+        revision=1,
+        deployment_id=7,
+        deployment_message=said,
+        replicas=(replica(),),
     )
     assert step(Progress(), seen, T0 + 5).progress.message == "A start failed; Ray tries 2 more times."

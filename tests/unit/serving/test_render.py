@@ -5,7 +5,9 @@ from decimal import Decimal
 from serving.render import ClusterOptions, GatewayTable, cpu_kv_cache_bytes, digest_of, redacted, render
 from serving.spec import CapacitySpec, DeploymentSpec, EngineSpec
 
-OPTIONS = ClusterOptions(gateway_host="127.0.0.1", gateway_port=8000, pythonpath="/project")
+OPTIONS = ClusterOptions(
+    gateway_host="127.0.0.1", gateway_port=8000, pythonpath="/project", installation="ours"
+)
 TABLE = GatewayTable(keys={"abc": {"id": 1, "name": "ci", "kind": "user"}}, hold_s=20.0)
 
 
@@ -14,6 +16,7 @@ def make_spec(name: str = "demo", **changes: object) -> DeploymentSpec:
     capacity = CapacitySpec()
     values: dict = {
         "name": name,
+        "deployment_id": 7,
         "revision": 1,
         "generation": 1,
         "state": "serve",
@@ -56,6 +59,11 @@ def test_stopped_and_failed_deployments_hold_nothing_but_the_gateway_knows_the_r
     table = seen["gateway"]["deployments"][0]["user_config"]["models"]
     assert table["s"]["state"] == "stopped" and table["s"]["reason"] == "by an operator"
     assert table["f"]["state"] == "failed"
+
+
+def test_a_new_deployment_of_an_old_name_is_another_application() -> None:
+    before, after = apps(make_spec())["model-demo"], apps(make_spec(deployment_id=8))["model-demo"]
+    assert before["args"] != after["args"]
 
 
 def test_the_digest_does_not_depend_on_the_order_of_rows_but_on_every_value() -> None:

@@ -19,10 +19,11 @@ from console.models import (
     Event,
     RegisteredModel,
     Replica,
+    Revision,
 )
 from serving.client import RayClient
 from tests.unit.workers.fake_ray import FakeRay
-from workers import lease
+from workers import lease, observe
 from workers.observe import LeaseLost
 from workers.reconcile import reconcile_once
 
@@ -244,6 +245,78 @@ def test_a_rejected_document_is_shown_and_not_repeated(
     actions.create_key(actor=SYSTEM, name="ci")
     reconcile()
     assert len(ray.puts) == 1 and ClusterStatus.objects.get().rejected_message == ""
+
+
+def test_going_back_from_a_rejected_document_clears_what_was_said_of_it(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    reconcile()
+    deploy()
+    ray.reject_with = "no"
+    reconcile()
+    assert ClusterStatus.objects.get().rejected_message == "no"
+    actions.delete_deployment(actor=SYSTEM, name="chat")
+    reconcile()
+    assert ClusterStatus.objects.get().rejected_message == ""
+
+
+def test_one_deployment_that_cannot_be_read_does_not_stop_the_others(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    broken = deploy("broken")
+    Revision.objects.filter(deployment=broken).update(engine={"surprise": 1}, hub_token_encrypted="")
+    deploy("fine")
+    reconcile()
+    ray.finish("model-fine")
+    reconcile()
+    assert phase("fine") == "ready" and phase("broken") == "failed"
+    status = DeploymentStatus.objects.get(deployment=broken)
+    assert status.failure["code"] == "unreadable" and "surprise" in status.failure["cause"]
+
+
+def test_a_smoke_that_hangs_delays_nobody_and_one_deleted_meanwhile_is_forgotten(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy("gone")
+    deploy("here")
+    reconcile()
+    ray.finish("model-gone")
+    ray.finish("model-here")
+    row = Deployment.objects.get(name="gone")
+    original = observe.write_progress
+
+    def delete_first(deployment: Deployment, *args: Any, **kwargs: Any) -> str:
+        if deployment.name == "gone":
+            Deployment.objects.filter(pk=row.pk).update(current_revision=None)
+            Deployment.objects.filter(pk=row.pk).delete()
+        return original(deployment, *args, **kwargs)
+
+    observe.write_progress = delete_first
+    try:
+        reconcile()
+    finally:
+        observe.write_progress = original
+    assert phase("here") == "ready"
+    assert not DeploymentStatus.objects.filter(deployment_id=row.pk).exists()
+
+
+def test_a_new_hub_token_reaches_a_running_deployment_only_with_its_next_start(
+    ray: FakeRay, reconcile: Reconciler
+) -> None:
+    gated = actions.register_model(
+        actor=SYSTEM, name="demo", source_kind="hub", source="a/b", hub_token="hf_first_token"
+    )
+    deploy()
+    make_ready(ray, reconcile)
+    actions.edit_model(actor=SYSTEM, model=gated, expected_version=gated.version, hub_token="hf_second_token")
+    reconcile(2)
+    assert len(ray.puts) == 1
+    actions.stop_deployment(actor=SYSTEM, name="chat")
+    actions.start_deployment(actor=SYSTEM, name="chat")
+    reconcile()
+    env = ray.apps["model-chat"]["deployed_app_config"]["runtime_env"]["env_vars"]
+    assert env["HF_TOKEN"] == "hf_second_token"
+    assert Deployment.objects.get().current_revision.number == 2
 
 
 def test_a_cluster_with_somebody_elses_applications_is_left_alone(
