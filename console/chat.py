@@ -31,7 +31,8 @@ from django.db import DatabaseError
 from console import chat_gateway, conversations, secrets
 from console.chat_request import ChatRequest, read_request
 from console.chat_stats import ReplicaPrice, ReplyClock, stats_of
-from console.models import Deployment, User
+from console.models import Deployment
+from console.open_sessions import person_of
 from console.origin import same_origin
 from serving import keys
 
@@ -115,9 +116,10 @@ class ChatConsumer(AsyncWebsocketConsumer):
             self.turn = asyncio.create_task(self._answer(request))
 
     async def _answer(self, request: ChatRequest) -> None:
-        user = await _active_user(self.scope["user"].pk)
+        session_key = self.scope["session"].session_key
+        user = await sync_to_async(person_of)(session_key, user_id=self.scope["user"].pk)
         if user is None:
-            await self._refuse(field="", message="Your account is no longer active.", code="unauthorised")
+            await self._refuse(field="", message="You are no longer logged in.", code="unauthorised")
             await self.close(code=CLOSE_LOGIN)
             return
         conversation = await _stored(conversations.begin_turn, user=user, request=request)
@@ -230,11 +232,6 @@ def price_of(*, name: str) -> ReplicaPrice | None:
         accelerators=int(engine.get("tensor_parallel_size", 1))
         * int(engine.get("pipeline_parallel_size", 1)),
     )
-
-
-@sync_to_async
-def _active_user(user_id: int) -> User | None:
-    return User.objects.filter(pk=user_id, is_active=True).first()
 
 
 async def _stored(function: Any, /, **arguments: Any) -> Any:

@@ -13,17 +13,16 @@ import asyncio
 import json
 import logging
 import time
-from importlib import import_module
 from typing import Any
 
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
-from django.conf import settings
 from redis.exceptions import RedisError
 
 from console import live
 from console.auth import role_allows
 from console.models import Role, User
+from console.open_sessions import person_of
 from console.origin import same_origin
 from console.outbox import Outbox
 
@@ -135,10 +134,11 @@ class LiveConsumer(AsyncWebsocketConsumer):
             await self.send(text_data=json.dumps(message, separators=(",", ":")))
 
     async def _recheck(self) -> None:
-        """A logged-out session, a disabled person or a lost role ends the socket too."""
+        """A logged-out session, a new password, a disabled person or a lost role ends the socket too."""
         while self.user is not None:
             await asyncio.sleep(RECHECK_S)
-            user = await _present_user(self.user.pk, self.scope["session"].session_key)
+            session_key = self.scope["session"].session_key
+            user = await database_sync_to_async(person_of)(session_key, user_id=self.user.pk)
             if user is None:
                 await self.close(code=CLOSE_LOGIN)
                 return
@@ -149,14 +149,6 @@ class LiveConsumer(AsyncWebsocketConsumer):
     def _say(self, message: str, topic: str | None = None) -> None:
         answer = {"t": "error", "message": message}
         self.outbox.put(answer if topic is None else {**answer, "topic": topic[:80]})
-
-
-@database_sync_to_async
-def _present_user(user_id: int, session_key: str | None) -> User | None:
-    store = import_module(settings.SESSION_ENGINE).SessionStore
-    if not session_key or not store().exists(session_key):
-        return None
-    return User.objects.filter(pk=user_id, is_active=True).first()
 
 
 def _parsed(text: str | None) -> dict[str, Any] | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.contrib.auth.models import AnonymousUser
 
 from console.chat import ChatConsumer
 from console.models import User
+from tests.unit.console.logged_in import session_of
 
 PATIENCE_S = 5
 
@@ -20,16 +22,20 @@ class ChatPage:
     def __init__(
         self, user: User | None, *, origin: str = "http://testserver", host: str = "testserver"
     ) -> None:
-        scope = {
+        scope: dict[str, Any] = {
             "type": "websocket",
             "path": "/ws/chat/",
             "headers": [(b"host", host.encode()), (b"origin", origin.encode())],
             "user": user or AnonymousUser(),
         }
+        self.user = user
+        self.scope = scope
         self.socket = ApplicationCommunicator(ChatConsumer.as_asgi(), scope)
 
     async def connect(self) -> bool:
         """Whether the socket was accepted."""
+        if self.user is not None:
+            self.scope["session"] = await sync_to_async(session_of)(self.user)
         await self.socket.send_input({"type": "websocket.connect"})
         answer = await self.socket.receive_output(PATIENCE_S)
         return bool(answer["type"] == "websocket.accept")

@@ -298,3 +298,29 @@ async def test_nothing_that_was_said_reaches_the_log(
     for record in caplog.records:
         words = record.getMessage()
         assert "private" not in words and "there" not in words and own_key not in words
+
+
+async def refused_and_closed(page: ChatPage, gateway: GatewayStandIn) -> None:
+    """The next question is refused, the socket closes and the gateway hears nothing of it."""
+    asked = len(gateway.requests)
+    await page.ask("hello")
+    assert (await page.frame())["code"] == "unauthorised"
+    assert (await page.socket.receive_output(5))["code"] == 4401
+    assert len(gateway.requests) == asked
+
+
+async def test_after_logging_out_an_open_chat_answers_no_more(
+    page: ChatPage, gateway: GatewayStandIn
+) -> None:
+    await page.ask("hello")
+    await page.until("done")
+    await sync_to_async(page.scope["session"].__class__(page.scope["session"].session_key).flush)()
+    await refused_and_closed(page, gateway)
+
+
+async def test_after_a_new_password_a_chat_opened_before_answers_no_more(
+    page: ChatPage, gateway: GatewayStandIn, viewer: User
+) -> None:
+    viewer.set_password("another long one")
+    await viewer.asave()
+    await refused_and_closed(page, gateway)

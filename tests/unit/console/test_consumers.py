@@ -11,13 +11,13 @@ import pytest
 from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from django.contrib.auth.models import AnonymousUser
-from django.contrib.sessions.backends.db import SessionStore
 from django.db import connections
 from django.test import override_settings
 
 from console import consumers, live
 from console.models import User
 from console.outbox import SAMPLES_MAX, Outbox
+from tests.unit.console.logged_in import session_of
 from tests.unit.console.socket_client import SocketClient
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -35,10 +35,9 @@ async def socket(user: Any, headers: list[tuple[bytes, bytes]] | None = None) ->
     communicator = SocketClient(
         consumers.LiveConsumer.as_asgi(), "/ws/live/", headers=HERE if headers is None else headers
     )
-    session = SessionStore()
-    await database_sync_to_async(session.create)()
     communicator.scope["user"] = user
-    communicator.scope["session"] = session
+    if user.is_authenticated:
+        communicator.scope["session"] = await database_sync_to_async(session_of)(user)
     return communicator
 
 
@@ -184,6 +183,14 @@ async def test_whoever_logs_out_or_is_disabled_is_disconnected(viewer: User, mon
     )
     communicator = await opened(other)
     await database_sync_to_async(communicator.scope["session"].flush)()
+    assert (await communicator.receive_output(timeout=5))["code"] == consumers.CLOSE_LOGIN
+
+
+async def test_a_new_password_ends_the_sockets_opened_with_the_old_one(viewer: User, monkeypatch):
+    monkeypatch.setattr(consumers, "RECHECK_S", 0.05)
+    communicator = await opened(viewer)
+    viewer.set_password("another long one")
+    await database_sync_to_async(viewer.save)()
     assert (await communicator.receive_output(timeout=5))["code"] == consumers.CLOSE_LOGIN
 
 

@@ -12,11 +12,11 @@ from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from channels.layers import channel_layers
 from django.conf import settings
-from django.contrib.sessions.backends.db import SessionStore
 from django.db import connections
 
 from console import consumers, live
 from console.models import User
+from tests.unit.console.logged_in import session_of
 from tests.unit.console.socket_client import SocketClient
 from tests.unit.workers.redis_process import RedisProcess
 
@@ -61,8 +61,7 @@ async def test_pages_hear_again_after_redis_was_killed_and_came_back(
 ):
     headers = [(b"host", b"here"), (b"origin", b"http://here")]
     client = SocketClient(consumers.LiveConsumer.as_asgi(), "/ws/live/", headers)
-    session = SessionStore()
-    await database_sync_to_async(session.create)()
+    session = await database_sync_to_async(session_of)(viewer)
     client.scope.update(user=viewer, session=session)
     assert await client.connect() == (True, None)
     await client.send_json({"subscribe": ["overview"]})
