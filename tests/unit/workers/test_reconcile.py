@@ -271,7 +271,7 @@ def test_one_deployment_that_cannot_be_read_does_not_stop_the_others(
     reconcile()
     assert phase("fine") == "ready" and phase("broken") == "failed"
     status = DeploymentStatus.objects.get(deployment=broken)
-    assert status.failure["code"] == "unreadable" and "surprise" in status.failure["cause"]
+    assert status.failure["code"] == "unreadable" and "not valid any more" in status.failure["cause"]
 
 
 def test_a_smoke_that_hangs_delays_nobody_and_one_deleted_meanwhile_is_forgotten(
