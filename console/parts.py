@@ -123,12 +123,20 @@ def web_part() -> Part:
             *("--lifespan", "off", "--no-access-log", "--no-server-header"),
             # Open sockets and streams get this long when the console stops.
             *("--timeout-graceful-shutdown", "3"),
+            *_proxy_arguments(),
         ],
         cwd=paths.PROJECT_ROOT,
         ready=_web_answers,
         waits_for=("redis",),
         grace_s=8,
     )
+
+
+def _proxy_arguments() -> list[str]:
+    """Whose word the server takes for a caller's address. Its own default is anybody on this machine, who
+    could then have a fresh allowance of log-in attempts with every address that comes to mind."""
+    trusted = os.environ.get("RAYDECK_TRUSTED_PROXIES", "").strip()
+    return ["--proxy-headers", f"--forwarded-allow-ips={trusted}"] if trusted else ["--no-proxy-headers"]
 
 
 def ray_part() -> Part:

@@ -195,3 +195,21 @@ def test_every_part_has_its_place_in_the_order_of_stopping() -> None:
     assert sorted(placed) == sorted(part.name for part in every)
     assert placed[-1] == "redis"
     assert placed[0] == "web"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, ["--no-proxy-headers"]),
+        (" ", ["--no-proxy-headers"]),
+        ("10.0.0.1,10.0.0.2", ["--proxy-headers", "--forwarded-allow-ips=10.0.0.1,10.0.0.2"]),
+    ],
+)
+def test_a_callers_address_is_believed_from_named_proxies_only(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, expected: list[str]
+) -> None:
+    monkeypatch.delenv("RAYDECK_TRUSTED_PROXIES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("RAYDECK_TRUSTED_PROXIES", given)
+    words = parts.web_part().argv
+    assert [word for word in words if "prox" in word or "forwarded" in word] == expected
