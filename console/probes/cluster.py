@@ -87,7 +87,17 @@ def gateway() -> PartState:
             f"{base} answers, but refuses the console's own key ({with_key})",
             "Give the cluster the console's RAYDECK_KEY_PEPPER. Right after a start, ask again in 10 s.",
         )
-    return PartState("gateway", "ok", f"{base} answers and takes the console's keys")
+    said = f"{base} answers and takes the console's keys"
+    lost = _unrecorded_requests()
+    if lost:
+        return PartState(
+            "gateway",
+            "warn",
+            f"{said}; {lost} requests since its start are missing in the ledger",
+            "The gateway could reach neither Redis nor its spool: check the cluster's "
+            "RAYDECK_USAGE_REDIS_URL, then room and rights in RAYDECK_SPOOL_DIR.",
+        )
+    return PartState("gateway", "ok", said)
 
 
 def metrics_pages() -> PartState:
@@ -115,6 +125,15 @@ def _ray_advice(error: RaydeckError) -> str:
     if settings.RAY_IS_EMBEDDED:
         return START_IT
     return "Check RAYDECK_RAY_DASHBOARD_URL and that the cluster's head runs and can be reached from here."
+
+
+def _unrecorded_requests() -> int:
+    """Requests whose usage record the answering gateway could keep nowhere; 0 where it says nothing."""
+    try:
+        usage = httpx.get(f"{settings.GATEWAY_URL}/healthz", timeout=TIMEOUT_S).json()["usage"]
+        return int(usage["unrecorded"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _page_answers(client: RayClient, target: str) -> bool:

@@ -12,7 +12,6 @@ import logging
 import os
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -26,7 +25,7 @@ from serving.cluster.replies import Receive, Scope, Send, send_error, send_json
 from serving.cluster.request_ids import HEADER as REQUEST_ID_HEADER
 from serving.cluster.request_ids import SCOPE_KEY
 from serving.cluster.requests import MAX_BODY_BYTES, BadRequest, bearer_key, headers_of, read_body
-from serving.cluster.spool import Spool
+from serving.cluster.spool import Spool, folder_for
 from serving.cluster.table import KeyEntry, ModelEntry, Table, read_table
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
@@ -168,12 +167,10 @@ class Gateway:
     def __init__(self) -> None:
         bind_replica_port_to_node_address()
         replica = serve.get_replica_context().replica_id.unique_id
-        folder = os.environ.get("RAYDECK_SPOOL_DIR")
-        recorder = UsageRecorder(
-            redis_url=os.environ.get("RAYDECK_USAGE_REDIS_URL") or None,
-            spool=Spool(Path(folder) if folder else None, writer=replica),
-        )
         pepper = os.environ.get("RAYDECK_KEY_PEPPER", "")
+        redis_url = os.environ.get("RAYDECK_USAGE_REDIS_URL") or None
+        folder = folder_for(given=os.environ.get("RAYDECK_SPOOL_DIR"), pepper=pepper, redis_url=redis_url)
+        recorder = UsageRecorder(redis_url=redis_url, spool=Spool(folder, writer=replica))
         if not pepper:
             log.error("gateway: RAYDECK_KEY_PEPPER is not set, every key will be refused")
         self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=Handles())

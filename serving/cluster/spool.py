@@ -5,16 +5,47 @@ file is claimed by renaming it, so several replicas may share the folder. A clai
 found again by age.
 """
 
+import hashlib
+import hmac
+import logging
 import os
+import stat
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+log = logging.getLogger("ray.serve")
 SPOOL_BYTES = 64 * 1024 * 1024
 FILE_BYTES = 4 * 1024 * 1024
 STALE_CLAIM_S = 120.0
 # Another writer holds its file open for milliseconds per batch; one at rest this long is not being written.
 AT_REST_S = 5.0
+
+
+def folder_for(*, given: str | None, pepper: str, redis_url: str | None) -> Path | None:
+    """Where a gateway's records wait: `given`, else a folder of this user under the system's temporary one.
+
+    The latter's name tells clusters apart that deliver to different streams, and gives nothing of the address
+    away. None where records could not be delivered from it anyway, or where the folder is somebody else's.
+    """
+    if given:
+        return Path(given)
+    if not pepper or not redis_url:
+        return None
+    stream = hmac.new(pepper.encode(), redis_url.encode(), hashlib.sha256).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"raydeck-spool-{os.getuid()}-{stream}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError as error:
+        log.warning("usage: no spool: %s", error)
+        return None
+    # Anybody may make folders there: what waits in it becomes part of the ledger.
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        log.warning("usage: no spool: %s is not a folder of this user alone", folder)
+        return None
+    return folder
 
 
 @dataclass(frozen=True)

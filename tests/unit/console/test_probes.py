@@ -22,14 +22,13 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
-def answers() -> Iterator[Callable[[Callable[[str, str], int]], str]]:
-    """Starts HTTP servers whose status depends on (path, Authorization header)."""
+def answers() -> Iterator[Callable[..., str]]:
+    """Starts HTTP servers whose status depends on (path, Authorization header); one body for all."""
     servers: list[http.server.ThreadingHTTPServer] = []
 
-    def start(status: Callable[[str, str], int]) -> str:
+    def start(status: Callable[[str, str], int], body: bytes = b"{}") -> str:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = b"{}"
                 self.send_response(status(self.path, self.headers.get("Authorization", "")))
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -79,6 +78,17 @@ def test_a_refused_token_points_to_the_token_file(settings: Any, answers: Any) -
 def test_the_gateway_is_well_when_it_wants_a_key_and_takes_ours(settings: Any, answers: Any) -> None:
     settings.GATEWAY_URL = answers(lambda path, key: 200 if key else 401)
     assert cluster.gateway().state == "ok"
+
+
+@pytest.mark.parametrize(("lost", "state"), [(0, "ok"), (3, "warn")])
+def test_a_gateway_that_lost_usage_records_is_said(
+    settings: Any, answers: Any, lost: int, state: str
+) -> None:
+    body = json.dumps({"status": "ok", "usage": {"unrecorded": lost}}).encode()
+    settings.GATEWAY_URL = answers(lambda path, key: 200 if key or path == "/healthz" else 401, body)
+    answer = cluster.gateway()
+    assert answer.state == state
+    assert ("RAYDECK_USAGE_REDIS_URL" in answer.advice) == bool(lost)
 
 
 def test_a_gateway_under_another_pepper_is_told_apart(settings: Any, answers: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from serving.cluster.metering import Meter, current_meter, metered, metered_abort
-from serving.cluster.spool import Spool
+from serving.cluster.spool import Spool, folder_for
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
 
@@ -122,6 +122,40 @@ def test_a_claim_of_a_dead_replica_is_found_again(tmp_path: Path) -> None:
     claim = Spool(tmp_path, writer="a").claim()
     assert claim is not None
     assert claim.records == ['{"id":1}']
+
+
+REDIS = "redis://:secret@redis:6379/0"
+
+
+def test_without_a_folder_of_its_own_a_gateway_keeps_records_in_a_private_temporary_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert folder_for(given="/given", pepper="p", redis_url=REDIS) == Path("/given")
+    folder = folder_for(given=None, pepper="p", redis_url=REDIS)
+    assert folder is not None and folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert folder == folder_for(given="", pepper="p", redis_url=REDIS), "found again after a restart"
+    others = {
+        folder_for(given=None, pepper="p", redis_url=f"{REDIS}1"),
+        folder_for(given=None, pepper="q", redis_url=REDIS),
+    }
+    assert folder not in others and len(others) == 2, "another cluster's records are not ours to deliver"
+    assert "secret" not in str(folder)
+    assert folder_for(given=None, pepper="p", redis_url=None) is None
+
+
+def test_a_folder_that_others_can_write_to_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = folder_for(given=None, pepper="p", redis_url=REDIS)
+    assert folder is not None
+    folder.chmod(0o777)
+    assert folder_for(given=None, pepper="p", redis_url=REDIS) is None
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
+    assert folder_for(given=None, pepper="p", redis_url=REDIS) is None
 
 
 async def test_without_redis_records_go_to_disk_and_beyond_it_are_counted(tmp_path: Path) -> None:
