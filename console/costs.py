@@ -64,21 +64,27 @@ class CostBook:
 def book(*, deployment: Deployment | None = None, ended_after: float | None = None) -> CostBook:
     """The book of one deployment, or of all; with `ended_after` only lives that reached beyond it."""
     replicas = Replica.objects.filter(deployment__isnull=False)
-    changes = PriceChange.objects.order_by("from_at", "pk")
     if deployment is not None:
         replicas = replicas.filter(deployment_id=deployment.pk)
-        changes = changes.filter(deployment_id=deployment.pk)
     if ended_after is not None:
         replicas = replicas.filter(Q(ended_at=None) | Q(ended_at__gt=ended_after))
     lives: dict[int, list[Life]] = {}
     claims = replicas.values_list("deployment_id", "started_at", "ended_at", "accelerators")
     for pk, started_at, ended_at, accelerators in claims:
         lives.setdefault(pk, []).append(Life(started_at, ended_at, accelerators))
+    return CostBook(lives, prices_by_deployment(deployment))
+
+
+def prices_by_deployment(deployment: Deployment | None = None) -> dict[int, list[Price]]:
+    """Prices in order of time, by deployment id, of one deployment or of all. One query."""
+    changes = PriceChange.objects.order_by("from_at", "pk")
+    if deployment is not None:
+        changes = changes.filter(deployment_id=deployment.pk)
     prices: dict[int, list[Price]] = {}
     dated = changes.values_list("deployment_id", "from_at", "price_per_accelerator_hour_usd")
     for pk, from_at, price_usd in dated:
         prices.setdefault(pk, []).append(Price(from_at, price_usd))
-    return CostBook(lives, prices)
+    return prices
 
 
 def cost_so_far_usd(deployment: Deployment, now: float) -> Decimal:

@@ -26,6 +26,7 @@ from redis.exceptions import RedisError
 
 from console import costs, history, live
 from console.models import Deployment, Replica, Sample
+from console.settled_costs import SettledCosts, SpentBook
 from serving.metrics import CounterDeltas
 from serving.usage import DEAD_STREAM, STREAM, UsageRecord
 from workers import lease, retention, samples, usage
@@ -84,7 +85,7 @@ class Loaded:
 
     deployments: list[Deployment]
     replicas: list[Replica]
-    book: costs.CostBook
+    book: SpentBook
 
 
 @dataclass
@@ -110,6 +111,7 @@ class Collector:
         self._clock = clock
         self._board = samples.Board()
         self._deltas = CounterDeltas()
+        self._costs = SettledCosts()
         self._token: int | None = None
         self._seen_at = 0.0
         self._scraping: asyncio.Task[Scrape] | None = None
@@ -236,7 +238,7 @@ class Collector:
     def _write(self, tick: Tick, records: list[UsageRecord]) -> None:
         with transaction.atomic():
             self._prove_lease()
-            loaded = tick.loaded or _load()
+            loaded = tick.loaded or self._load(tick.second)
             rows = [] if tick.stored or not tick.observed else self._rows(loaded, tick.second)
             names = {deployment.name: deployment.pk for deployment in loaded.deployments}
             found = samples.finished_by_second(usage.store(records), deployments=names, newest=tick.second)
@@ -249,6 +251,14 @@ class Collector:
         # Only now: a transaction that failed is tried again from the start.
         tick.loaded, tick.stored = loaded, True
         tick.rows += rows
+
+    def _load(self, second: int) -> Loaded:
+        return Loaded(
+            deployments=list(Deployment.objects.select_related("current_revision")),
+            replicas=list(Replica.objects.filter(ended_at=None)),
+            # The second's points say what has been spent up to its end.
+            book=self._costs.book(until=second + 1.0),
+        )
 
     def _prove_lease(self) -> None:
         """Renew the lease in the writing transaction: heartbeat, and fence against a second writer."""
@@ -327,14 +337,6 @@ def points_of(rows: list[Sample], loaded: Loaded) -> list[tuple[str, dict[str, A
     ]
     total = costs.in_usd(sum(spent.values()))
     return [*found, ("overview", history.point(rows[0].at, plain, cost_usd=total))]
-
-
-def _load() -> Loaded:
-    return Loaded(
-        deployments=list(Deployment.objects.select_related("current_revision")),
-        replicas=list(Replica.objects.filter(ended_at=None)),
-        book=costs.book(),
-    )
 
 
 def _with_fresh_connection(work: Callable[..., T], *args: Any) -> T:
