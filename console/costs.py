@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import accumulate
 
-from django.db.models import F, Q, Sum
+from django.db.models import OuterRef, Q, Subquery
 
 from console.models import Deployment, PriceChange, Replica
 from serving import cost
@@ -105,11 +105,12 @@ def month_start(now: float) -> float:
 
 
 def running_cost_per_hour_usd(deployment: Deployment | None) -> Decimal:
-    """Dollars per hour of the replicas that live now, of one deployment or (None) of all. One query."""
+    """Dollars per hour of the replicas that live now, of one deployment or (None) of all, those of a deleted
+    one that still drain included: at the newest price, as in every other figure here. One query."""
     replicas = Replica.objects.filter(ended_at=None, deployment__isnull=False)
     if deployment is not None:
         replicas = replicas.filter(deployment_id=deployment.pk)
-    rows = replicas.values_list("deployment__price_per_accelerator_hour_usd").annotate(
-        claimed=Sum(F("accelerators"))
-    )
-    return sum((Decimal(claimed) * price for price, claimed in rows), Decimal(0))
+    changes = PriceChange.objects.filter(deployment_id=OuterRef("deployment_id")).order_by("-from_at", "-pk")
+    newest = Subquery(changes.values("price_per_accelerator_hour_usd")[:1])
+    claims = replicas.annotate(price_usd=newest).values_list("accelerators", "price_usd")
+    return sum((Decimal(claimed) * price for claimed, price in claims if price is not None), Decimal(0))

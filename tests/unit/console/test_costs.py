@@ -64,6 +64,18 @@ def test_what_runs_now_costs_per_hour():
     assert costs.running_cost_per_hour_usd(make_deployment("three")) == 0
 
 
+def test_what_still_drains_of_a_deleted_deployment_costs_per_hour_what_the_month_counts():
+    deployment = make_deployment(price="3.6")
+    make_replica(deployment, "a", accelerators=2, started_at=T)
+    PriceChange.objects.create(
+        deployment=deployment, from_at=T + 10, price_per_accelerator_hour_usd=Decimal("7.2")
+    )
+    actions.delete_deployment(actor=actions.SYSTEM, name=deployment.name)
+    per_hour = costs.running_cost_per_hour_usd(None)
+    assert per_hour == Decimal("14.4")
+    assert costs.month_to_date_usd(T + 10 + 3600) - costs.month_to_date_usd(T + 10) == per_hour
+
+
 def test_queries_do_not_grow_with_rows(django_assert_num_queries):
     deployment = make_deployment()
     for count in (1, 30):
@@ -73,6 +85,8 @@ def test_queries_do_not_grow_with_rows(django_assert_num_queries):
             costs.month_to_date_usd(T + 10)
         with django_assert_num_queries(2):
             costs.cost_so_far_usd(deployment, T + 10)
+        with django_assert_num_queries(1):
+            costs.running_cost_per_hour_usd(None)
 
 
 spans = st.tuples(st.floats(0, 40 * 86_400), st.none() | st.floats(0, 30 * 86_400), st.integers(1, 8))
