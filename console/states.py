@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
-from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState, Event, Replica
+from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState, Replica
 from serving.observed import STALE_AFTER_S, START_PHASES, PhaseInput, phase_of
 
 PHASE_LABELS = {
@@ -230,8 +230,3 @@ def _reason(
     if phase in START_PHASES:
         return status.message
     return ""
-
-
-def latest_event(deployment: Deployment) -> Event | None:
-    """The newest event of a deployment."""
-    return deployment.events.order_by("-id").first()

@@ -7,7 +7,7 @@ a dollar. Hence costs add up exactly, however time is split and in whatever orde
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -33,38 +33,20 @@ class Life:
     accelerators: int
 
 
-def cost_usd(life: Life, *, prices: Sequence[Price], start: float | None = None, end: float) -> Decimal:
-    """Dollars for the part of a life within [start, end); from its beginning without `start`.
+def cost_units(life: Life, *, prices: Sequence[Price], start: float | None = None, end: float) -> int:
+    """Trillionths of a dollar for the part of a life within [start, end); from its beginning without `start`.
+    They sum without rounding.
 
     Before the first price that price holds: a deployment's first row is the price it was created with.
     """
-    return in_usd(cost_units(life, prices=prices, start=start, end=end))
-
-
-def cost_units(life: Life, *, prices: Sequence[Price], start: float | None = None, end: float) -> int:
-    """The same in trillionths of a dollar, which sum without rounding."""
     upto = _cumulative(life, prices, _us(end))
     return upto if start is None else max(0, upto - _cumulative(life, prices, _us(start)))
-
-
-def total_usd(units: Iterable[int]) -> Decimal:
-    """The sum of several costs given in trillionths."""
-    return in_usd(sum(units))
 
 
 def in_usd(units: int) -> Decimal:
     """Trillionths of a dollar as exact dollars, whatever the size."""
     sign, digits = (1, str(-units)) if units < 0 else (0, str(units))
     return Decimal((sign, tuple(int(digit) for digit in digits), -USD_DIGITS))
-
-
-def price_at(prices: Sequence[Price], at: float) -> Decimal | None:
-    """The price that holds at a moment (epoch seconds), or None when there is none at all."""
-    ordered = sorted(prices, key=lambda price: price.from_at)
-    if not ordered:
-        return None
-    held = [price for price in ordered if price.from_at <= at]
-    return (held[-1] if held else ordered[0]).per_accelerator_hour_usd
 
 
 def _cumulative(life: Life, prices: Sequence[Price], upto_us: int) -> int:

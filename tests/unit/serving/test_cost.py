@@ -6,11 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.cost import Life, Price, cost_units, cost_usd, in_usd, price_at, total_usd
+from serving.cost import Life, Price, cost_units, in_usd
 
 moments = st.floats(min_value=1.7e9, max_value=1.9e9, allow_nan=False)
 money = st.decimals(min_value=0, max_value=100_000, places=6)
 prices = st.lists(st.builds(Price, moments, money), min_size=1, max_size=6)
+
+
+def cost_usd(life, *, prices, end):
+    return in_usd(cost_units(life, prices=prices, end=end))
 
 
 @st.composite
@@ -51,7 +55,7 @@ def test_the_order_of_prices_does_not_matter(life, known, end, random):
 @given(st.lists(st.tuples(lives(), prices), max_size=12), moments)
 def test_the_sum_over_replicas_is_the_total_in_dollars_too(pairs, end):
     units = [cost_units(life, prices=known, end=end) for life, known in pairs]
-    assert sum((in_usd(part) for part in units), Decimal(0)) == total_usd(units)
+    assert sum((in_usd(part) for part in units), Decimal(0)) == in_usd(sum(units))
 
 
 @given(lives(), prices, moments, moments)
@@ -69,11 +73,11 @@ def test_one_price_gives_seconds_times_accelerators_times_price(life, price):
 
 
 def test_without_any_price_nothing_is_invented():
-    assert price_at([], 1.0) is None
     assert cost_units(Life(0, 10, 1), prices=[], end=10) == 0
 
 
 @pytest.mark.parametrize(("at", "price"), [(5, 1), (10, 1), (19.9, 1), (20, 2), (99, 2)])
 def test_the_price_of_a_moment(at, price):
     known = [Price(20, Decimal(2)), Price(10, Decimal(1))]
-    assert price_at(known, at) == price
+    moment = Life(at, at + 0.036, 1)  # a hundred-thousandth of an hour
+    assert cost_usd(moment, prices=known, end=99.1) == Decimal(price) / 100_000
