@@ -24,6 +24,7 @@ let conversationId = data.conversation_id;
 let exchanges = [];
 let coming = null; // the Answer that is streaming
 let following = true;
+let placed = 0;
 
 // --- what the server rendered -----------------------------------------------------------------------------
 
@@ -106,7 +107,7 @@ function ask(question) {
   log.append(element);
   const answer = new Answer(element.querySelector('[data-answer]'), urls);
   exchanges.push({ element, question, answer });
-  following = true;
+  followAgain();
   request(exchanges.length - 1, false);
 }
 
@@ -232,8 +233,16 @@ function nearEnd() {
 }
 
 function follow() {
+  // Somebody who scrolls up is told by the position: the event may come only after the next text.
+  if (log.scrollTop < placed - 1) following = nearEnd();
   if (following) log.scrollTop = log.scrollHeight;
+  placed = log.scrollTop;
   toEnd.hidden = following || nearEnd();
+}
+
+function followAgain() {
+  following = true;
+  placed = 0;
 }
 
 function growBox() {
@@ -316,7 +325,7 @@ log.addEventListener('scroll', () => {
 });
 
 toEnd.addEventListener('click', () => {
-  following = true;
+  followAgain();
   follow();
 });
 
