@@ -130,7 +130,7 @@ def _check_memory(
             if _is_unquantized(weight_bytes, parameters)
             else total
         )
-    ranks = engine.accelerators_per_replica
+    ranks, kv = engine.accelerators_per_replica, 0
     per_rank = total // ranks
     if engine.accelerator_type is None:
         kv = (engine.kv_cache_memory_bytes or 0) * ranks
@@ -152,9 +152,10 @@ def _check_memory(
         )
         fits = per_rank < budget
     if not fits:
-        raise NotPlaceable(
-            f"The weights do not fit. {line}.", arithmetic=[line], field="tensor_parallel_size"
-        )
+        kv_is_the_reason = engine.accelerator_type is None and kv > total
+        what = "KV cache does" if kv_is_the_reason else "weights do"
+        field = "kv_cache_memory_bytes" if kv_is_the_reason else "tensor_parallel_size"
+        raise NotPlaceable(f"The {what} not fit. {line}.", arithmetic=[line], field=field)
     return [line]
 
 

@@ -6,6 +6,7 @@ rules and messages holds everywhere. Pure: knows no Django and no Ray.
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
@@ -25,6 +26,8 @@ FORBIDDEN_ENGINE_KWARGS = {
     "pipeline_parallel_size": "set it under topology",
     "dtype": "it has a field of its own",
     "max_model_len": "set the context length",
+    "max_num_seqs": "set the concurrent sequences",
+    "kv_cache_memory_bytes": "set the KV cache per rank",
     "distributed_executor_backend": "it follows from the topology",
     "enable_per_request_metrics": "the gateway needs it switched on",
     "disable_log_stats": "the charts need the engine's statistics",
@@ -122,6 +125,11 @@ class DeploymentSpec(BaseModel):
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, str):
+        # NUL and half of a surrogate pair are valid JSON, but no database or HTTP body can hold them.
+        return "\x00" not in value and not any("\ud800" <= letter <= "\udfff" for letter in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
     if isinstance(value, SCALAR):
         return True
     if depth >= 4:
@@ -129,5 +137,8 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     if isinstance(value, list):
         return all(_is_plain(item, depth + 1) for item in value)
     if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item, depth + 1) for key, item in value.items())
+        return all(
+            isinstance(key, str) and _is_plain(key) and _is_plain(item, depth + 1)
+            for key, item in value.items()
+        )
     return False

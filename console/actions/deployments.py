@@ -102,6 +102,8 @@ def edit_deployment(
     new_engine, registered = _edited_engine(deployment, old_engine, engine, model)
     new_capacity = make_capacity({**old_capacity.model_dump(), **(capacity or {})})
     if new_engine == old_engine and new_capacity == old_capacity:
+        if note:
+            raise InvalidSpec("A note goes with a change, and nothing else was changed.", field="note")
         return deployment
     if deployment.desired_state == DesiredState.RUNNING:
         check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, facts=registered.facts)
@@ -114,7 +116,7 @@ def edit_deployment(
                 actor,
                 deployment,
                 kind="deployment.capacity",
-                message=words(_capacity_json(old_capacity), _capacity_json(new_capacity)),
+                message=_with_note(words(_capacity_json(old_capacity), _capacity_json(new_capacity)), note),
                 before=_capacity_json(old_capacity),
                 after=_capacity_json(new_capacity),
             )
@@ -427,6 +429,10 @@ def _engine_json(engine: EngineSpec) -> dict[str, Any]:
 
 def _capacity_json(capacity: CapacitySpec) -> dict[str, Any]:
     return capacity.model_dump(mode="json")
+
+
+def _with_note(message: str, note: str) -> str:
+    return f"{message}: {note}" if note else message
 
 
 def _noted(

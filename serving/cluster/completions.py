@@ -28,7 +28,6 @@ from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
 
 log = logging.getLogger("ray.serve")
-DONE = b"data: [DONE]\n\n"
 BUSY_RETRY_S = 2
 USAGE_AFTER_ABORT_S = 2.0
 ASK_AGAIN_S = 0.1
@@ -129,7 +128,7 @@ class Completions:
 
     async def _stream(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
         items = handle.stream.remote(line.path, line.request_id, body)
-        started = cut_off = False
+        started = cut_off = complete = False
         error_class = None
         try:
             async for item in items:
@@ -148,23 +147,33 @@ class Completions:
                     await start_events(send)
                 if openai_errors.is_error_event(item):
                     error_class = ENGINE_FAILED_CODE
-                elif item != DONE:
+                elif item == wire.DONE:
+                    # Accounted for before it is sent: who hangs up on seeing it has had the whole answer.
+                    complete = True
+                    self._finish_stream(line, error_class)
+                else:
                     line.event(time.monotonic())
                 await send_event(send, item)
         except (asyncio.CancelledError, Exception) as error:
             if await _caller_left(error):
-                self._abort(items, handle, line)
+                if not complete:
+                    self._abort(items, handle, line)
                 raise asyncio.CancelledError from None
-            translated = self._translated(error, line)
-            if not started:
-                raise translated from None
-            cut_off, error_class = True, translated.code
-        outcome = "error" if error_class else "ok"
-        self._finish(line, status=500 if error_class else 200, outcome=outcome, error_class=error_class)
+            if not complete:
+                translated = self._translated(error, line)
+                if not started:
+                    raise translated from None
+                cut_off, error_class = True, translated.code
+        if not complete:
+            self._finish_stream(line, error_class)
         if cut_off:
             await send_event(send, _engine_stopped())
-            await send_event(send, DONE)
+            await send_event(send, wire.DONE)
         await end_events(send)
+
+    def _finish_stream(self, line: Timeline, error_class: str | None) -> None:
+        outcome = "error" if error_class else "ok"
+        self._finish(line, status=500 if error_class else 200, outcome=outcome, error_class=error_class)
 
     async def _refused(self, item: bytes, line: Timeline, send: Send) -> None:
         line.meta, answer = wire.unpack(item[1:])

@@ -97,7 +97,7 @@ class Engine:
         meter = Meter(self._replica)
         current_meter.set(meter)
         error_class = None
-        complete = False
+        complete = is_done = False
         try:
             request = self._read_request(path, body, request_id)
             async with contextlib.aclosing(self._answers(path, request)) as answers:
@@ -107,12 +107,17 @@ class Engine:
                         complete = True
                         return
                     event = answer.encode()
+                    if event == wire.DONE:
+                        is_done = True
+                        continue
                     if openai_errors.is_error_event(event):
                         error_class = "engine_failed"
                         event = openai_errors.error_event(openai_errors.ENGINE_STOPPED, code=error_class)
                     yield event
             complete = True
             yield wire.closing(meter.meta(status=500 if error_class else 200, error_class=error_class))
+            if is_done:
+                yield wire.DONE
         except ValueError as error:
             complete = True
             yield wire.refusal(meter.meta(status=400, error_class="invalid_request"), _invalid(error))
@@ -189,7 +194,8 @@ class Engine:
             items = [
                 item async for item in self.stream(path, f"warm-up-{path[4:8]}", json.dumps(body).encode())
             ]
-            meta = json.loads(items[-1][1:]) if items and items[-1][0] == wire.META else None
+            closing = [item for item in items if item[0] == wire.META]
+            meta = json.loads(closing[-1][1:]) if closing else None
             if path == COMPLETIONS and (meta is None or not meta["completion_tokens"]):
                 raise RuntimeError("The engine started but generated nothing for the warm-up request.")
 

@@ -49,6 +49,8 @@ def read_body(body: bytes) -> Asked:
     stream = fields.get("stream")
     if stream is not None and not isinstance(stream, bool):
         raise BadRequest("`stream` must be true or false.", param="stream")
+    if fields.get("prompt") in ("", []):
+        raise BadRequest("`prompt` must not be empty.", param="prompt")
     return Asked(model=model, stream=bool(stream))
 
 

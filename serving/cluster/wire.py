@@ -13,6 +13,9 @@ from typing import Any
 
 META = 0x00
 REFUSAL = 0x01
+DONE = b"data: [DONE]\n\n"
+"""The event that ends a stream. The closing Meta comes before it, so that a caller who hangs up on seeing
+it has been accounted for."""
 _LENGTH = struct.Struct(">I")
 
 Meta = dict[str, Any]
@@ -36,7 +39,7 @@ def unpack(frame: bytes) -> tuple[Meta, bytes]:
 
 
 def closing(meta: Meta) -> bytes:
-    """The last item of a stream."""
+    """The last item of a stream but for DONE."""
     return bytes([META]) + json.dumps(meta, separators=(",", ":")).encode()
 
 

@@ -171,6 +171,19 @@ def test_saving_without_a_change_does_nothing(actor: Actor, model: RegisteredMod
     assert Event.objects.count() == events and wakes == []
 
 
+def test_a_note_is_kept_with_a_change_of_capacity_and_not_dropped_without_one(
+    actor: Actor, model: RegisteredModel
+) -> None:
+    version = deploy(actor).version
+    with pytest.raises(InvalidSpec) as refused:
+        actions.edit_deployment(actor=actor, name="chat", expected_version=version, note="why")
+    assert refused.value.field == "note"
+    actions.edit_deployment(
+        actor=actor, name="chat", expected_version=version, capacity={"max_replicas": 2}, note="for Monday"
+    )
+    assert Event.objects.get(kind="deployment.capacity").message == "Most replicas 1 → 2: for Monday"
+
+
 def test_the_second_of_two_operators_is_told_and_nothing_is_lost(
     actor: Actor, model: RegisteredModel
 ) -> None:

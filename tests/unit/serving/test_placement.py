@@ -85,6 +85,13 @@ def test_memory_of_the_node_bounds_a_cpu_deployment() -> None:
         check(claim(), [node()], weight_bytes=30 * GIB)
 
 
+def test_a_kv_cache_that_is_too_large_is_named_as_such() -> None:
+    spec = engine(kv_cache_memory_bytes=1 << 60)
+    with pytest.raises(NotPlaceable, match="KV cache does not fit") as refused:
+        check_placeable(claim(), engine=spec, nodes=[node()], others=(), weight_bytes=GIB)
+    assert refused.value.field == "kv_cache_memory_bytes"
+
+
 def test_a_float32_cast_doubles_sixteen_bit_weights() -> None:
     spec = engine(dtype="float32")
     with pytest.raises(NotPlaceable):

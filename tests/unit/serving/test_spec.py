@@ -25,6 +25,11 @@ def engine(**changes: object) -> EngineSpec:
         ({"engine_kwargs": {"trust_remote_code": True}}, "run code"),
         ({"engine_kwargs": {"Bad-Name": 1}}, "not the name"),
         ({"engine_kwargs": {"x": object()}}, "must be text"),
+        ({"engine_kwargs": {"tokenizer": "\ud800"}}, "must be text"),
+        ({"engine_kwargs": {"tokenizer": "a\x00"}}, "must be text"),
+        ({"engine_kwargs": {"x": {"\ud800": 1}}}, "must be text"),
+        ({"engine_kwargs": {"seed": float("nan")}}, "must be text"),
+        ({"engine_kwargs": {"max_num_seqs": 3}}, "concurrent sequences"),
         ({"surprise": 1}, "Extra inputs"),
     ],
 )
