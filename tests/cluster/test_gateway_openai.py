@@ -113,6 +113,17 @@ def test_a_usage_record_tells_what_the_client_saw(cluster: LocalCluster) -> None
     assert record["replica"] == cluster.replicas("model-demo")[0]["replica_id"]
 
 
+def test_who_hangs_up_on_seeing_the_end_has_been_answered(cluster: LocalCluster) -> None:
+    body = {"model": "demo", "prompt": "Hello", "max_tokens": 12, "stream": True, "ignore_eos": True}
+    for _ in range(8):
+        with cluster.http() as http, http.stream("POST", "/v1/completions", json=body) as answer:
+            for line in answer.iter_lines():
+                if line == "data: [DONE]":
+                    break  # leaving the block closes the connection at once
+        record = cluster.usage_record(answer.headers["x-request-id"])
+        assert (record["outcome"], record["status"], record["completion_tokens"]) == ("ok", 200, 12)
+
+
 def test_only_internal_keys_may_name_a_user(cluster: LocalCluster) -> None:
     body = {"model": "demo", "messages": MESSAGES, "max_tokens": 1}
     users = {}
