@@ -24,7 +24,7 @@ HOURS_OF_30_DAYS = 720
 
 @dataclass
 class Plan:
-    """`verdict`: incomplete, invalid, fits or does_not_fit; `lines` is the arithmetic."""
+    """`verdict`: incomplete, invalid, faulty_files, fits or does_not_fit; `lines` is the arithmetic."""
 
     verdict: str
     reason: str = ""
@@ -75,7 +75,7 @@ class Plan:
 
 def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
     """The plan for what the form holds; `name` is the deployment's own when it is edited."""
-    values = _cleaned(form)
+    values, wrong = _cleaned(form)
     registered = RegisteredModel.objects.filter(name=values.get("model") or "").first()
     if registered is None:
         return Plan("incomplete", "Choose a model to see what it needs.")
@@ -95,7 +95,7 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
             capacity=plan.capacity,
             facts=facts,
         )
-        plan.verdict = "fits"
+        plan.verdict, plan.reason = _verdict_of_what_fits(registered, wrong)
     except NotPlaceable as error:
         plan.verdict, plan.reason, plan.lines = "does_not_fit", error.message, error.arithmetic
     except RaydeckError as error:
@@ -103,6 +103,19 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
     if name is not None:
         _compare(plan, name)
     return plan
+
+
+def _verdict_of_what_fits(registered: RegisteredModel, wrong: list[str]) -> tuple[str, str]:
+    """There is room; whether anything else is known to stand in the way."""
+    if wrong:
+        return "invalid", wrong[0]
+    faults = [problem["message"] for problem in registered.problems if problem.get("level") == "error"]
+    if faults:
+        return (
+            "faulty_files",
+            f"{faults[0]} There is room, but it will hardly start from this machine.",
+        )
+    return "fits", ""
 
 
 def _compare(plan: Plan, name: str) -> None:
@@ -116,16 +129,21 @@ def _compare(plan: Plan, name: str) -> None:
     plan.capacity_changes = differences(capacity_now, plan.capacity.model_dump())
 
 
-def _cleaned(form: DeploymentForm) -> dict[str, object]:
-    """Each field's value by itself: what is wrong elsewhere in the form does not hide the plan."""
+def _cleaned(form: DeploymentForm) -> tuple[dict[str, object], list[str]]:
+    """Each field's value by itself, so that what is wrong elsewhere does not hide the plan; and what is wrong.
+
+    A name may still be missing: the plan does not depend on it."""
     values: dict[str, object] = {}
+    wrong: list[str] = []
     for name, form_field in form.fields.items():
         raw = form[name].value()
         try:
             values[name] = form_field.clean(raw)
-        except ValidationError:
+        except ValidationError as error:
             values[name] = form_field.initial
-    return values
+            if name not in ("name", "model"):
+                wrong.append(f"{form_field.label}: {error.messages[0]}")
+    return values, wrong
 
 
 def _given(values: dict[str, object], spec: type[EngineSpec] | type[CapacitySpec]) -> dict[str, object]:

@@ -296,7 +296,9 @@ def _validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
         message = str(first["msg"]).removeprefix("Value error, ")
         # Rules over several fields carry no location; their message begins with the field they are about.
         field = ".".join(str(part) for part in first["loc"]) or message.split(" ", 1)[0]
-        raise InvalidSpec(f"{message[0].upper()}{message[1:]}.".replace("..", "."), field=field) from None
+        if message.split(" ", 1)[0] not in kind.model_fields:
+            message = message[0].upper() + message[1:]
+        raise InvalidSpec(f"{message}.".replace("..", "."), field=field) from None
     except TypeError as error:
         raise InvalidSpec(str(error)) from None
 

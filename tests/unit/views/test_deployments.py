@@ -137,6 +137,18 @@ def test_the_plan_tells_claims_memory_and_money_without_writing(
     assert not Deployment.objects.exists()
 
 
+def test_the_plan_is_not_green_where_something_is_known_to_be_wrong(
+    as_operator: Client, cluster: ClusterStatus, form_values: Form
+) -> None:
+    typed = {**form_values, "engine_kwargs": "{oops"}
+    page = as_operator.post("/deployments/new/check/", typed).content.decode()
+    assert "Not valid" in page and "Can be placed" not in page
+    fault = {"level": "error", "field": "source", "message": "The folder /gone does not exist."}
+    RegisteredModel.objects.filter(name=form_values["model"]).update(problems=[fault])
+    page = as_operator.post("/deployments/new/check/", form_values).content.decode()
+    assert "Files are faulty" in page and "/gone does not exist" in page and "Can be placed" not in page
+
+
 # --- changing ------------------------------------------------------------------------------------------
 
 
