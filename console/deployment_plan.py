@@ -130,7 +130,7 @@ def _compare(plan: Plan, name: str) -> None:
 
 
 def _cleaned(form: DeploymentForm) -> tuple[dict[str, object], list[str]]:
-    """Each field's value by itself, so that what is wrong elsewhere does not hide the plan; and what is wrong.
+    """Each field by itself, so that what is wrong elsewhere does not hide the plan; and what is wrong.
 
     A name may still be missing: the plan does not depend on it."""
     values: dict[str, object] = {}
