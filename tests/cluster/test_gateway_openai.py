@@ -72,21 +72,33 @@ def test_first_request_after_start_needs_under_a_second_to_its_first_token(clust
 
 
 def test_chunks_arrive_one_by_one_as_they_are_made(cluster: LocalCluster) -> None:
-    tokens = 60
+    """A gateway that merges or holds back does so every time; a client that the machine lets wait for a
+    while finds several chunks in its buffer. So one stream of a few has to show them coming singly."""
+    seen = []
+    for _ in range(6):
+        singly, early = _how_chunks_came(cluster, tokens=120)
+        seen.append((singly, early))
+        if singly >= 0.8 and early > 0.2:
+            return
+    raise AssertionError(f"chunks never came singly and all along: {seen}")
+
+
+def _how_chunks_came(cluster: LocalCluster, *, tokens: int) -> tuple[float, float]:
+    """The share of chunks that came alone, and of those that came in the first half of the time."""
     stream = open_stream(
         cluster.ports.gateway, key=cluster.key, model="demo", max_tokens=tokens, ignore_eos=True
     )
     stream.read_to_end()
-    events = stream.text.count("data: ")
-    with_events = [(at, piece.count(b"data: ")) for at, piece in stream.pieces if b"data: " in piece]
-    assert stream.text.rstrip().endswith("[DONE]\r\n\r\n0") or "[DONE]" in stream.text
-    assert events >= tokens * 0.8
+    assert "[DONE]" in stream.text
+    assert stream.text.count("data: ") >= tokens * 0.8
+    pieces = [(at, piece.count(b"data: ")) for at, piece in stream.pieces if b"data: " in piece]
     # The first piece may carry role and first token, the last the end; in between each comes alone.
-    alone = sum(1 for _, count in with_events[1:-1] if count == 1)
-    assert alone >= 0.8 * len(with_events[1:-1])
-    first, last = with_events[0][0], with_events[-1][0]
-    halfway = [at for at, _ in with_events if at < first + (last - first) / 2]
-    assert len(halfway) > 0.2 * len(with_events), "most chunks came in one burst at the end"
+    between = pieces[1:-1]
+    if not between:
+        return 0.0, 0.0
+    halfway = pieces[0][0] + (pieces[-1][0] - pieces[0][0]) / 2
+    early = sum(1 for at, _ in pieces if at < halfway) / len(pieces)
+    return sum(1 for _, count in between if count == 1) / len(between), early
 
 
 def test_a_usage_record_tells_what_the_client_saw(cluster: LocalCluster) -> None:
