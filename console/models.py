@@ -53,6 +53,8 @@ class RegisteredModel(models.Model):
     note = models.CharField(max_length=500, blank=True)
     facts = models.JSONField(default=dict, blank=True)
     problems = models.JSONField(default=list, blank=True)
+    config = models.JSONField(null=True, blank=True, help_text="config.json, for the planner")
+    tensors = models.JSONField(null=True, blank=True, help_text="serving.planner.tensors groups")
     inspected_at = models.DateTimeField(null=True, blank=True)
     version = models.PositiveIntegerField(default=1)
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
@@ -131,6 +133,7 @@ class Revision(models.Model):
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="revisions")
     number = models.PositiveIntegerField()
     engine = models.JSONField()
+    plan = models.JSONField(null=True, blank=True, help_text="what was planned when this was made; null: none")
     hub_token_encrypted = models.TextField(blank=True, help_text="the model's, when this was made")
     note = models.CharField(max_length=300, blank=True)
     rolled_back_from = models.PositiveIntegerField(null=True, blank=True)
@@ -160,6 +163,63 @@ class PriceChange(models.Model):
 
     class Meta:
         ordering = ["from_at"]
+
+
+class Supply(models.TextChoices):
+    """How the organisation comes by an accelerator type."""
+
+    UNSET = "", "Not said"
+    OWNED = "owned", "Owned"
+    RENTED = "rented", "Rented"
+
+
+class CatalogueAccelerator(models.Model):
+    """An accelerator type the operator added, or changed from the shipped catalogue. `name` is Ray's.
+
+    Specification columns are null where the shipped entry holds. Bandwidths in GB/s (1e9 bytes), peaks in
+    dense TFLOP/s, as data sheets give them.
+    """
+
+    name = models.CharField(max_length=60, unique=True)
+    vendor = models.CharField(max_length=40, blank=True)
+    variant = models.CharField(max_length=60, blank=True)
+    usable_bytes = models.PositiveBigIntegerField(null=True, blank=True)
+    memory_bandwidth_gb_per_s = models.FloatField(null=True, blank=True)
+    tflops_16bit = models.FloatField(null=True, blank=True)
+    tflops_fp8 = models.FloatField(null=True, blank=True)
+    tflops_fp4 = models.FloatField(null=True, blank=True)
+    intra_node_gb_per_s = models.FloatField(null=True, blank=True)
+    inter_node_gb_per_s = models.FloatField(null=True, blank=True)
+    compute_capability = models.CharField(max_length=8, blank=True)
+    accelerators_per_node = models.PositiveSmallIntegerField(null=True, blank=True)
+    supply = models.CharField(max_length=6, choices=Supply.choices, default=Supply.UNSET, blank=True)
+    note = models.CharField(max_length=500, blank=True)
+    source = models.CharField(max_length=300, blank=True, help_text="where the specification comes from")
+    version = models.PositiveIntegerField(default=1)
+    updated_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AcceleratorPrice(models.Model):
+    """What one accelerator of a type costs per hour from a date on; inserted, never changed."""
+
+    accelerator_type = models.CharField(max_length=60)
+    usd_per_hour = models.DecimalField(max_digits=12, decimal_places=6, validators=[MinValueValidator(0)])
+    from_date = models.DateField()
+    source = models.CharField(max_length=300)
+    author = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    author_name = models.CharField(max_length=150, default="system")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["accelerator_type", "-from_date", "-created_at"]
+        indexes = [models.Index(fields=["accelerator_type", "from_date"])]
 
 
 class KeyKind(models.TextChoices):
@@ -300,6 +360,42 @@ class Replica(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["deployment_name", "ended_at"])]
+
+
+class PlanCheck(models.Model):
+    """What an engine of a revision was measured to hold, beside what was planned; the newest replica's.
+
+    `measured`: weight_bytes, kv_cache_bytes, kv_cache_tokens, num_blocks, block_tokens, max_concurrency,
+    process_bytes, device_bytes …, each null where it was not seen. `differences`: part -> {planned, measured,
+    error} with error = (measured - planned) / planned.
+    """
+
+    revision = models.OneToOneField(Revision, on_delete=models.CASCADE, related_name="plan_check")
+    replica_id = models.CharField(max_length=120)
+    measured = models.JSONField(default=dict)
+    differences = models.JSONField(default=dict)
+    cause = models.CharField(max_length=300, blank=True)
+    measured_at = models.FloatField()
+
+
+class ExactPlan(models.Model):
+    """What vLLM's own classes say of a configuration, kept by its digest (serving/cluster/exact_plan.py)."""
+
+    class Status(models.TextChoices):
+        QUEUED = "queued", "Queued"
+        RUNNING = "running", "Running"
+        DONE = "done", "Done"
+        FAILED = "failed", "Failed"
+
+    digest = models.CharField(primary_key=True, max_length=64)
+    request = models.JSONField(default=dict)
+    status = models.CharField(max_length=8, choices=Status.choices, default=Status.QUEUED)
+    result = models.JSONField(null=True, blank=True)
+    error = models.TextField(blank=True)
+    engine_version = models.CharField(max_length=40, blank=True)
+    requested_at = models.FloatField()
+    started_at = models.FloatField(null=True)
+    finished_at = models.FloatField(null=True)
 
 
 class Sample(models.Model):
