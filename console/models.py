@@ -133,7 +133,7 @@ class Revision(models.Model):
     deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="revisions")
     number = models.PositiveIntegerField()
     engine = models.JSONField()
-    plan = models.JSONField(null=True, blank=True, help_text="what was planned when this was made; null: none")
+    plan = models.JSONField(null=True, blank=True, help_text="as planned when it was made; null: none")
     hub_token_encrypted = models.TextField(blank=True, help_text="the model's, when this was made")
     note = models.CharField(max_length=300, blank=True)
     rolled_back_from = models.PositiveIntegerField(null=True, blank=True)

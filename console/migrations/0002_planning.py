@@ -52,7 +52,7 @@ class Migration(migrations.Migration):
             model_name="revision",
             name="plan",
             field=models.JSONField(
-                blank=True, help_text="what was planned when this was made; null: none", null=True
+                blank=True, help_text="as planned when it was made; null: none", null=True
             ),
         ),
         migrations.CreateModel(
