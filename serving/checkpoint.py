@@ -18,6 +18,8 @@ from typing import Any
 from serving.bounded_json import Unreadable, read_bytes, read_object
 from serving.layer_check import layers_held, missing_in_layers
 from serving.model_config import CONFIG, ConfigFacts, Problem, read_config
+from serving.planner.request import TensorGroup
+from serving.planner.tensors import group_tensors
 from serving.tensor_headers import read_header
 from serving.weight_totals import WeightTotals
 
@@ -35,10 +37,13 @@ OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 
 @dataclass
 class Inspection:
-    """Facts (see `inspect_folder`) and problems, the serious ones first."""
+    """Facts (see `inspect_folder`) and problems, the serious ones first; for the planner the parsed
+    config.json and the tensors of all headers, None where they could not be read whole."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    config: dict[str, Any] | None = None
+    tensors: tuple[TensorGroup, ...] | None = None
 
     @property
     def is_servable(self) -> bool:
@@ -94,6 +99,8 @@ class _Folder:
         self.problems: list[Problem] = []
         self.names: set[str] = set()
         self.deadline = time.monotonic() + PATIENCE_S
+        self.config: dict[str, Any] | None = None
+        self.tensors: tuple[TensorGroup, ...] | None = None
 
     def inspect(self) -> Inspection:
         try:
@@ -107,7 +114,8 @@ class _Folder:
         stated.pop("quantization_bits")
         tokenizer = self._tokenizer()
         merged = {**stated, **numbers, **tokenizer}
-        return Inspection(merged, sorted(self.problems, key=lambda problem: problem["level"] != "error"))
+        problems = sorted(self.problems, key=lambda problem: problem["level"] != "error")
+        return Inspection(merged, problems, self.config, self.tensors)
 
     def _list(self) -> None:
         with os.scandir(self.root) as entries:
@@ -122,7 +130,8 @@ class _Folder:
     def _config(self) -> ConfigFacts:
         if CONFIG in self.names:
             try:
-                return read_config(read_object(self.root / CONFIG, limit_bytes=CONFIG_LIMIT_BYTES))
+                self.config = read_object(self.root / CONFIG, limit_bytes=CONFIG_LIMIT_BYTES)
+                return read_config(self.config)
             except Unreadable as error:
                 self._error(CONFIG, f"config.json {error}.")
         elif "adapter_config.json" in self.names:
@@ -160,7 +169,8 @@ class _Folder:
                 "weights", f"The headers of {totals.unread_files} files were not read; their sizes count."
             )
         elif not totals.broken:
-            self._check_layers(totals.names, facts)
+            self._check_layers([tensor.name for tensor in totals.tensors], facts)
+            self.tensors = group_tensors((t.name, t.dtype, t.shape, t.size_bytes) for t in totals.tensors)
         return totals.facts(files=len(wanted))
 
     def _check_layers(self, names: list[str], facts: ConfigFacts) -> None:

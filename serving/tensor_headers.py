@@ -39,6 +39,7 @@ class Tensor:
     dtype: str
     elements: int
     size_bytes: int
+    shape: tuple[int, ...] = ()
 
 
 @dataclass
@@ -128,7 +129,7 @@ def _tensor(name: str, entry: Any) -> tuple[Tensor, tuple[int, int]]:
             f"gives tensor “{shown}” the shape {shape} of {dtype} but {end - begin:,} bytes "
             "(TensorInvalidInfo)"
         )
-    return Tensor(name, dtype, elements, end - begin), (begin, end)
+    return Tensor(name, dtype, elements, end - begin, tuple(shape)), (begin, end)
 
 
 def _are_sizes(values: list[Any], *, limit: int) -> bool:

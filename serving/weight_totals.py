@@ -29,7 +29,7 @@ class WeightTotals:
     unpacked: bool = True
     unread_files: int = 0
     broken: bool = False
-    names: list[str] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
 
     def add(self, header: ShardHeader) -> None:
         """Count one file."""
@@ -39,7 +39,7 @@ class WeightTotals:
         self.weight_bytes += header.data_bytes
         for tensor in header.tensors:
             self.tensor_count += 1
-            self.names.append(tensor.name)
+            self.tensors.append(tensor)
             self.bytes_by_dtype[tensor.dtype] = self.bytes_by_dtype.get(tensor.dtype, 0) + tensor.size_bytes
             self.parameters += self._parameters_of(tensor)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -14,12 +15,16 @@ from console.events import Actor, record
 from console.models import RegisteredModel, SourceKind
 from serving.checkpoint import inspect_folder
 from serving.errors import Conflict, InUse, InvalidSpec
+from serving.planner.tensors import to_json
 
 NAME = re.compile(r"^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$")
 HUB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
 OBJECT_ADDRESS = re.compile(r"^(s3|gs)://[a-z0-9][a-z0-9._-]{1,61}[a-z0-9](/[^\s?#]*)?$")
 HUB_REVISION = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$")
 EDITABLE = ("source_kind", "source", "hub_revision", "note")
+READ = ("facts", "problems", "config", "tensors", "inspected_at")
+"""What reading the files fills."""
+STORED_CONFIG_LIMIT_CHARACTERS = 1_000_000
 
 
 def register_model(
@@ -75,7 +80,7 @@ def edit_model(
     if model.source_kind != SourceKind.HUB:
         model.hub_token_encrypted = ""
     _read(model)
-    columns = (*EDITABLE, "hub_token_encrypted", "facts", "problems", "inspected_at")
+    columns = (*EDITABLE, "hub_token_encrypted", *READ)
     with transaction.atomic():
         written = RegisteredModel.objects.filter(pk=model.pk, version=expected_version).update(
             version=F("version") + 1,
@@ -101,7 +106,7 @@ def inspect_model(*, actor: Actor, model: RegisteredModel) -> RegisteredModel:
     """Read a folder again; a hub id or an object-store address stays unread until it is deployed."""
     _read(model)
     with transaction.atomic():
-        model.save(update_fields=["facts", "problems", "inspected_at"])
+        model.save(update_fields=READ)
         _noted(actor, model, kind="model.inspected", message=f"Model {model.name} read again")
     return model
 
@@ -159,10 +164,26 @@ def _checked_token(source_kind: str, token: str) -> str:
 def _read(model: RegisteredModel) -> None:
     if model.source_kind != SourceKind.FOLDER:
         model.facts, model.problems, model.inspected_at = {}, [], None
+        model.config, model.tensors = None, None
         return
     inspection = inspect_folder(model.source)
     model.facts, model.problems = inspection.facts, inspection.problems
+    model.config, model.tensors = _storable(inspection.config), to_json(inspection.tensors)
     model.inspected_at = timezone.now()
+
+
+def _storable(config: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The config as a database can hold it: no NUL and no half of a surrogate pair, which JSON allows."""
+    if config is None:
+        return None
+    text = json.dumps(config, ensure_ascii=False)
+    if len(text) > STORED_CONFIG_LIMIT_CHARACTERS or "\\u0000" in text:
+        return None
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return None
+    return config
 
 
 def _conflict(pk: int) -> Conflict:
