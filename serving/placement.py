@@ -60,6 +60,19 @@ def claim_of(*, deployment: str, engine: EngineSpec, min_replicas: int) -> Claim
     )
 
 
+def free_by_node(
+    accelerator_type: str | None, *, nodes: Iterable[Node], claims: Iterable[Claim]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """(what each live node has of the type, what no claim takes of it), by node name; nodes without are left
+    out. Claims that find no room take nothing: they wait themselves."""
+    total = {node.name: count for node in nodes if node.alive and (count := _count(node, accelerator_type))}
+    free = dict(total)
+    for claim in claims:
+        if claim.accelerator_type == accelerator_type:
+            _take(claim, free)
+    return total, free
+
+
 def check_placeable(
     wanted: Claim,
     *,
