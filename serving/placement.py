@@ -63,9 +63,10 @@ def claim_of(*, deployment: str, engine: EngineSpec, min_replicas: int) -> Claim
 def free_by_node(
     accelerator_type: str | None, *, nodes: Iterable[Node], claims: Iterable[Claim]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """(what each live node has of the type, what no claim takes of it), by node name; nodes without are left
+    """(what each live node has of the type, what no claim takes of it), by node id; nodes without are left
     out. Claims that find no room take nothing: they wait themselves."""
-    total = {node.name: count for node in nodes if node.alive and (count := _count(node, accelerator_type))}
+    counted = {node.node_id: _count(node, accelerator_type) for node in nodes if node.alive}
+    total = {node_id: count for node_id, count in counted.items() if count}
     free = dict(total)
     for claim in claims:
         if claim.accelerator_type == accelerator_type:

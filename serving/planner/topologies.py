@@ -26,7 +26,7 @@ Now = Literal["free", "waits", "never", "unknown"]
 
 @dataclass(frozen=True)
 class ClusterView:
-    """Accelerators of the wanted type by node name: what each live node has, and what nobody claims of it."""
+    """Accelerators of the wanted type by node id: what each live node has, and what nobody claims of it."""
 
     total_by_node: Mapping[str, int] = field(default_factory=dict)
     free_by_node: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,222 @@
+"""/plan: what a model needs on an accelerator, computed from its files; nothing is started or stored."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, Literal
+
+from django.http import HttpRequest
+from ninja import Router, Schema
+from pydantic import Field, JsonValue
+
+from console.accelerators import planner_accelerator
+from console.api.errors import invalid, not_found
+from console.api.inputs import Input
+from console.api.routing import operation
+from console.models import RegisteredModel
+from console.placements import known_nodes, other_claims
+from console.planning import checkpoint_of, rank_topologies, view_of
+from serving.accelerators import unknown_message
+from serving.planner.inputs import Checkpoint, check_request
+from serving.planner.plan import make_plan
+from serving.planner.report import flat
+from serving.planner.request import BadPlanInput, PlanRequest
+from serving.planner.tensors import group_index, total_size
+from serving.planner.topologies import Topology
+
+router = Router(tags=["plan"])
+CPU = "cpu"
+NOT_OF_THE_PLANNER = ("model", "config", "safetensors_index", "accelerator", "tp_may_span_nodes")
+
+
+class PlanInput(Input):
+    """A registered model or a config.json, an accelerator, and the engine's limits; null is vLLM's choice."""
+
+    model: str | None = Field(None, max_length=63, description="name of a registered model")
+    config: dict[str, JsonValue] | None = Field(None, description="a config.json instead of a model")
+    safetensors_index: dict[str, JsonValue] | None = Field(
+        None, description="model.safetensors.index.json that goes with `config`"
+    )
+    accelerator: str = Field(max_length=60, description="Ray's name (H100, L4 …); CPU for none")
+    tensor_parallel_size: int = Field(1, ge=1, le=1024)
+    pipeline_parallel_size: int = Field(1, ge=1, le=1024)
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    quantization: str | None = Field(None, max_length=60)
+    kv_cache_dtype: str = Field("auto", max_length=40)
+    max_model_len: int | None = Field(None, ge=1, le=1 << 31, description="context length in tokens")
+    max_num_seqs: int | None = Field(None, ge=1, le=1 << 20)
+    max_num_batched_tokens: int | None = Field(None, ge=1, le=1 << 26)
+    gpu_memory_utilization: float = Field(0.92, gt=0, le=1)
+    kv_cache_memory_bytes: int | None = Field(None, ge=1, le=1 << 50, description="per rank; skips profiling")
+    block_size: int | None = Field(None, ge=1, le=4096)
+    enforce_eager: bool = False
+    enable_prefix_caching: bool = True
+    enable_expert_parallel: bool = False
+    regime: Literal["v1", "v2"] = Field("v2", description="rule of the activation peak")
+    concurrency: int = Field(1, ge=1, le=1 << 20, description="requests in flight for TPOT and the price")
+    prompt_tokens: int = Field(1024, ge=1, le=1 << 31)
+    output_tokens: int = Field(256, ge=1, le=1 << 31)
+    usd_per_accelerator_hour: Decimal | None = Field(
+        None, ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6, description="null: the catalogue's"
+    )
+
+
+class TopologiesInput(PlanInput):
+    """The same; its two sizes are ignored, all pairs are tried."""
+
+    tp_may_span_nodes: bool = Field(False, description="also tensor parallel over nodes, with a warning")
+
+
+class Seconds(Schema):
+    """An estimate with its band, seconds."""
+
+    low: float
+    expected: float
+    high: float
+
+
+class Bytes(Schema):
+    """Lower and upper estimate, bytes."""
+
+    low: int
+    high: int
+
+
+class PlanOut(Schema):
+    """A plan. What could not be planned is null; every figure is predicted. Lists are per pipeline stage."""
+
+    verdict: Literal["fits", "tight", "does_not_fit", "refused", "unknown"]
+    reasons: list[str]
+    lever: str | None = Field(description="what would help most where it is tight or does not fit")
+    weight_bytes_per_rank: list[int] | None
+    weight_parts_per_rank: list[dict[str, int]] | None
+    kv_bytes_per_token_per_rank: list[int] | None
+    kv_cache_bytes_per_rank: int | None
+    kv_cache_tokens: int | None
+    kv_cache_blocks: int | None
+    max_concurrency_at_max_model_len: float | None
+    activation_bytes: Bytes | None
+    cuda_graph_bytes: Bytes | None
+    runtime_bytes: Bytes | None
+    usable_bytes: int | None
+    requested_bytes: int | None
+    ttft_unloaded_s: float | None = Field(description="prefill of prompt_tokens without a queue")
+    ttft_unloaded_range_s: Seconds | None
+    tpot_s: Seconds | None = Field(description="at `concurrency`")
+    latency_basis: str | None
+    usd_per_hour: float | None
+    usd_per_million_output_tokens: float | None
+    usd_per_million_output_tokens_full_load: float | None
+    full_load_concurrency: int | None
+    architecture: str | None
+    architecture_is_known: bool
+    settings: dict[str, Any]
+    arithmetic: list[str]
+    basis: Literal["predicted"]
+
+
+class TopologyOut(Schema):
+    """One (tensor, pipeline) pair; `rank` is null and `impossible` says why where it cannot serve."""
+
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    accelerators: int
+    nodes_at_least: int
+    rank: int | None
+    marks: dict[str, str] = Field(description="best_latency, best_cost, smallest -> the reason")
+    now: Literal["free", "waits", "never", "unknown"]
+    now_reason: str
+    impossible: str | None
+    warning: str | None
+    plan: PlanOut
+
+
+class TopologiesOut(Schema):
+    """All pairs: the possible ones by rank, then the impossible ones."""
+
+    items: list[TopologyOut]
+
+
+@operation(router, "POST", "", role="viewer", answer=PlanOut)
+def make_plan_of(request: HttpRequest, body: PlanInput) -> dict[str, Any]:
+    """Plan one topology.
+
+    The verdict is `fits` only where it fits at the upper estimate of everything that cannot be computed
+    exactly. Nothing is started and nothing is stored.
+    """
+    try:
+        return flat(make_plan(_request(body)))
+    except BadPlanInput as error:
+        raise invalid(error.message, field=error.field) from None
+
+
+@operation(router, "POST", "/topologies", role="viewer", answer=TopologiesOut)
+def rank_topologies_of(request: HttpRequest, body: TopologiesInput) -> dict[str, Any]:
+    """Rank all ways to split a model.
+
+    Tensor parallel stays on one node unless `tp_may_span_nodes`. `now` says whether one replica finds room
+    on the cluster as last seen, with what other deployments claim taken off.
+    """
+    try:
+        question = _request(body)
+        accelerator_type = None if body.accelerator.lower() == CPU else body.accelerator
+        view = view_of(accelerator_type, nodes=known_nodes(), claims=other_claims(but=""))
+        ranked = rank_topologies(question, view, tp_may_span_nodes=body.tp_may_span_nodes)
+    except BadPlanInput as error:
+        raise invalid(error.message, field=error.field) from None
+    return {"items": [topology_out(one) for one in ranked]}
+
+
+def topology_out(one: Topology) -> dict[str, Any]:
+    """A topology as the API gives it."""
+    return {
+        "tensor_parallel_size": one.tensor_parallel_size,
+        "pipeline_parallel_size": one.pipeline_parallel_size,
+        "accelerators": one.accelerators,
+        "nodes_at_least": one.nodes_at_least,
+        "rank": one.rank,
+        "marks": dict(one.marks),
+        "now": one.now,
+        "now_reason": one.now_reason,
+        "impossible": one.impossible or None,
+        "warning": one.warning or None,
+        "plan": flat(one.plan),
+    }
+
+
+def _request(body: PlanInput) -> PlanRequest:
+    checkpoint = _checkpoint(body)
+    on_cpu = body.accelerator.lower() == CPU
+    accelerator = None if on_cpu else planner_accelerator(body.accelerator)
+    if accelerator is None and not on_cpu:
+        raise BadPlanInput(unknown_message(body.accelerator), field="accelerator")
+    nodes = known_nodes() if on_cpu else []
+    question = PlanRequest(
+        config=checkpoint.config,
+        tensors=checkpoint.tensors,
+        checkpoint_bytes=checkpoint.checkpoint_bytes,
+        accelerator=accelerator,
+        node_memory_bytes=max((node.memory_bytes for node in nodes if node.alive), default=None),
+        **body.model_dump(exclude=set(NOT_OF_THE_PLANNER)),
+    )
+    check_request(question)
+    return question
+
+
+def _checkpoint(body: PlanInput) -> Checkpoint:
+    if (body.model is None) == (body.config is None):
+        raise invalid("Give either the name of a registered model or a config.", field="model")
+    if body.config is not None:
+        index = body.safetensors_index
+        if index is None:
+            return Checkpoint(body.config)
+        return Checkpoint(body.config, group_index(index), total_size(index))
+    model = RegisteredModel.objects.filter(name=body.model).first()
+    if model is None:
+        raise not_found(f"There is no model called {body.model}.")
+    checkpoint = checkpoint_of(model)
+    if checkpoint is None:
+        raise invalid(
+            f"The files of {model.name} are not known here; give its config.json as `config`.", field="model"
+        )
+    return checkpoint
