@@ -60,6 +60,14 @@ class Recurrent:
     convolution_kernel: int
     time_step_rank: int = 0
     state_is_float32: bool = False
+    has_bias: bool = False
+    convolution_has_bias: bool = False
+    has_norm: bool = True
+
+    @property
+    def inner_width(self) -> int:
+        """Channels of the whole layer."""
+        return self.heads * self.head_dim
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ class Traits:
     head_has_bias: bool = False
     head_is_quantizable: bool = True
     position_table: int = 0
-    """Learned positions, each of hidden_size elements, on the first stage (every stage with the embedding)."""
+    """Learned positions, each of hidden_size elements, wherever the embedding is."""
     extra_elements: int = 0
     """Further unsharded elements of the model's dtype per layer."""
     recurrent_is_quantizable: bool = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.planner.architecture import Layer, Traits
+from serving.planner.architecture import Layer, Rope, Traits
 from serving.planner.architecture_fields import Fields
 from serving.planner.architecture_sizes import Sizes, rope_of
 from serving.planner.architecture_unmodelled import Unmodelled
@@ -15,6 +15,8 @@ from serving.planner.architecture_unmodelled import Unmodelled
 Built = tuple[list[Layer], Traits]
 
 SLIDING = "sliding_attention"
+GEMMA_3_LONG_CONTEXT = 131_072
+GEMMA_3_STRETCH = 8
 
 
 def window_of(fields: Fields) -> int | None:
@@ -120,13 +122,18 @@ def gemma3(fields: Fields, sizes: Sizes) -> Built:
     return layers, _gemma_traits(query_key_norm="head", qkv_bias=bias, output_bias=bias)
 
 
-def _gemma3_rope(fields: Fields, sizes: Sizes, kind: str) -> tuple:
+def _gemma3_rope(fields: Fields, sizes: Sizes, kind: str) -> tuple[Rope, ...]:
     given = fields.part("rope_parameters")
-    if (given is None or kind not in given) and kind == SLIDING:
+    if kind == SLIDING and (given is None or kind not in given):
         # Local layers never stretch: a table of the plain positions.
-        plain_fields = Fields({"rope_theta": fields.raw("rope_local_base_freq") or 10000.0})
-        return rope_of(plain_fields, sizes, key="local")
-    return rope_of(fields, sizes, layer_kind=kind, key="local" if kind == SLIDING else "global")
+        local = Fields({"rope_theta": fields.raw("rope_local_base_freq") or 10000.0})
+        return rope_of(local, sizes, key="local")
+    ropes = rope_of(fields, sizes, layer_kind=kind, key="local" if kind == SLIDING else "global")
+    if fields.raw("rope_parameters", "rope_scaling", "rope_theta", "rope_local_base_freq") is not None:
+        return ropes
+    # A summary without any rope field: the released models with 131,072 positions stretch them by eight.
+    stretch = GEMMA_3_STRETCH if sizes.max_positions == GEMMA_3_LONG_CONTEXT else 1
+    return tuple(replace(rope, positions=rope.positions * stretch) for rope in ropes)
 
 
 def _gemma_traits(**changes: object) -> Traits:

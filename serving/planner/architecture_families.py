@@ -25,7 +25,7 @@ Built = tuple[list[Layer], Traits]
 
 @dataclass(frozen=True)
 class Family:
-    """One closed form: `build` reads the layers and traits; `ties_by_default` is the config class's default."""
+    """One closed form: `build` reads layers and traits; `ties_by_default`: the config class's default."""
 
     name: str
     build: Callable[[Fields, Sizes], Built]

@@ -90,6 +90,8 @@ def jamba(fields: Fields, sizes: Sizes) -> Built:
         convolution_kernel=fields.whole("mamba_d_conv", default=4, at_most=1024),
         time_step_rank=_time_step_rank(fields, "mamba_dt_rank", hidden),
         state_is_float32=True,
+        has_bias=fields.flag("mamba_proj_bias"),
+        convolution_has_bias=fields.flag("mamba_conv_bias", default=True),
     )
     period = fields.whole("attn_layer_period", default=8, at_most=2000)
     offset = fields.whole("attn_layer_offset", default=4, at_least=0, at_most=2000)

@@ -64,5 +64,8 @@ def deepseek_layers(fields: Fields, sizes: Sizes, attention: Attention) -> list[
 
 
 def deepseek_traits(fields: Fields) -> Traits:
-    """Router bias corrections come with the noaux_tc method only."""
-    return Traits(has_correction_bias=fields.words("topk_method") == "noaux_tc")
+    """Corrections of the router's bias come with the noaux_tc method only, which DeepSeek V3 is made for."""
+    names = fields.raw("architectures")
+    is_third = isinstance(names, list) and "DeepseekV3ForCausalLM" in names
+    method = fields.words("topk_method", default="noaux_tc" if is_third else "")
+    return Traits(has_correction_bias=method == "noaux_tc")

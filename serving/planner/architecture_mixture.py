@@ -81,7 +81,7 @@ def qwen3_moe(fields: Fields, sizes: Sizes) -> Built:
     traits = Traits(
         qkv_bias=fields.flag("attention_bias"),
         query_key_norm="head",
-        router_is_quantizable=True,
+        # The class would quantise the router; every released checkpoint lists it as excluded.
         shared_name="shared_expert",
         shared_expert_is_gated=True,
         **EVERYWHERE,

@@ -8,6 +8,7 @@ Sources: `create_weights` of the classes in vllm/model_executor/layers/quantizat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 from typing import Literal
 
 from serving.planner.layers import Experts, Linear
@@ -16,6 +17,7 @@ Scales = Literal["none", "tensor", "channel", "block", "group"]
 
 FLOAT32 = 4
 INT32 = 4
+SMALLEST_BLOCK = 32
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Scheme:
             return experts.count * ((up + inner) * hidden * dtype_bytes + bias)
         each = -(-(up + inner) * hidden * self.bits // 8)
         if self.scales == "block":
-            rows, columns = self.block
+            rows, columns = self._expert_block(experts)
             each += self.scale_bytes * experts.shards * -(-inner // rows) * -(-hidden // columns)
             each += self.scale_bytes * -(-hidden // rows) * -(-inner // columns)
         else:
@@ -73,6 +75,15 @@ class Scheme:
             each += 2 * INT32 * (hidden + inner)
         each += FLOAT32 * self.tensor_scales * (experts.shards + 1)
         return experts.count * (each + bias)
+
+    def _expert_block(self, experts: Experts) -> tuple[int, int]:
+        """Blocks that a rank's share does not hold whole are refined, down to 32 (refine_fp8_moe_block_shape)."""
+        rows, columns = self.block
+        inner = experts.intermediate
+        if inner % rows == 0 and inner % columns == 0:
+            return rows, columns
+        refined = gcd(rows, columns, inner, experts.hidden)
+        return (refined, refined) if refined >= SMALLEST_BLOCK else (rows, columns)
 
     def _scale_bytes(self, inputs: int, outputs: int, *, full_inputs: int, partitions: int) -> int:
         if self.scales == "tensor":

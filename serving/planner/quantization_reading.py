@@ -8,7 +8,7 @@ _verify_quantization. What the planner cannot size is said to be unknown, never 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.engine_support import engine_support
@@ -93,7 +93,7 @@ def read_quantization(fields: Fields, asked: str | None) -> Quantization:
     if asked and _plain(asked) != _plain(method):
         return Quantization(
             method,
-            refusal=f"The checkpoint is quantised with {method}, which does not agree with quantization={asked}.",
+            refusal=f"The checkpoint is quantised with {method}; quantization={asked} does not agree.",
         )
     known = engine_support()
     if method not in known["quantization_methods"] and _plain(method) not in known["quantization_methods"]:
@@ -107,7 +107,10 @@ def read_quantization(fields: Fields, asked: str | None) -> Quantization:
             is_known=False,
             unknown_because=f"The planner cannot size the quantization method “{method}”.",
         )
-    return reader(section, method)
+    read = reader(section, method)
+    if method == "fbgemm_fp8" and section.get("modules_to_not_convert") is None:
+        return replace(read, exclusions=_fbgemm_as_released(fields.whole("num_hidden_layers", at_most=2000)))
+    return read
 
 
 def _method(section: dict[str, Any]) -> str:
@@ -165,14 +168,25 @@ def _fp8(section: dict[str, Any], method: str) -> Quantization:
 
 
 def _fbgemm(section: dict[str, Any], method: str) -> Quantization:
+    name = "modules_to_not_convert"
     return Quantization(
         method,
         (Target(fp8("channel")),),
-        read_exclusions(section.get("modules_to_not_convert"), mode="exact", name="modules_to_not_convert"),
+        read_exclusions(section.get(name), mode="exact", name=name),
         experts=False,
-        refusal=f"The quantization method {method} is deprecated; vLLM asks for --allow-deprecated-quantization.",
+        refusal=f"The quantization method {method} is deprecated; it needs --allow-deprecated-quantization.",
         minimum_capability=MINIMUM_CAPABILITY["fbgemm_fp8"],
     )
+
+
+def _fbgemm_as_released(layers: int) -> Exclusions:
+    """The only such release is Meta's: attention and the outermost feed-forwards stay in 16 bit."""
+    outermost = [
+        f"model.layers.{index}.mlp.{name}"
+        for index in (0, layers - 1)
+        for name in ("gate_up_proj", "down_proj")
+    ]
+    return Exclusions(("re:.*self_attn.*", *outermost), "regex")
 
 
 def _bits(section: dict[str, Any], *names: str) -> int:
