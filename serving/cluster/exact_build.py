@@ -32,6 +32,7 @@ PASSED_ON = (
     "enable_expert_parallel",
     "async_scheduling",
 )
+ROOM_FOR_ANY_REQUEST_BYTES = 1 << 60
 ATTENTION_MARKS = ("attn", "attention", "mixer", "mamba", "linear_attn", "conv", "ssm")
 MLP_MARKS = ("mlp", "feed_forward", "ffn", "dense_h_to_4h")
 VISION_MARKS = ("visual", "vision", "image", "audio", "multi_modal_projector", "mm_projector")
@@ -39,17 +40,19 @@ VISION_MARKS = ("visual", "vision", "image", "audio", "multi_modal_projector", "
 
 def prepare(request: ExactRequest) -> None:
     """Import vLLM under the patches; once, before anything else here is called."""
-    patches.quiet_offline_environment()
     if request.device == "cuda":
         patches.act_as_cuda(
             capability=request.compute_capability,
             device_name=request.accelerator_name,
             device_memory_bytes=request.accelerator_memory_bytes,
         )
+        patches.name_bundled_packages()
+        patches.give_streams_without_cuda()
         patches.name_missing_kernels(capability=request.compute_capability)
     import vllm.engine.arg_utils
     import vllm.model_executor.model_loader.utils  # noqa: F401
 
+    patches.look_at_classes_here()
     patches.tell_quantization_of_tensors(request.tensor_dtypes)
 
 
@@ -145,17 +148,27 @@ def backends_of(config: Any) -> list[str]:
     return sorted({layer.get_attn_backend().get_name() for layer in layers})
 
 
+def geometry(config: Any, specs: list[dict[str, Any]]) -> dict[str, Any]:
+    """How the cache is cut, whatever its size: groups, bytes of one block by stage, blocks of one request."""
+    found = _cache_configs(config, specs, kv_cache_bytes=ROOM_FOR_ANY_REQUEST_BYTES)
+    groups = _groups(config, found)
+    return {
+        "groups": groups,
+        "bytes_per_block_by_stage": [_bytes_per_block(stage.kv_cache_groups) for stage in found],
+        "blocks_per_request": sum(group["blocks_per_request"] for group in groups),
+    }
+
+
 def capacity(config: Any, specs: list[dict[str, Any]], *, kv_cache_bytes: int) -> dict[str, Any]:
     """Blocks, tokens and concurrency for a number of bytes per rank, by vLLM's own functions.
 
     Raises ValueError in vLLM's words when one request of the greatest length does not fit.
     """
     from vllm.config import set_current_vllm_config
-    from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity, get_kv_cache_configs
+    from vllm.v1.core.kv_cache_utils import get_kv_cache_capacity
 
+    found = _cache_configs(config, specs, kv_cache_bytes=kv_cache_bytes)
     with set_current_vllm_config(config):
-        own = copy.deepcopy(specs)
-        found = get_kv_cache_configs(config, own, [kv_cache_bytes] * len(own))
         tokens, concurrency = get_kv_cache_capacity(config, found[0])
     return {
         "kv_cache_memory_bytes": kv_cache_bytes,
@@ -163,8 +176,23 @@ def capacity(config: Any, specs: list[dict[str, Any]], *, kv_cache_bytes: int) -
         "kv_cache_tokens": tokens,
         "max_concurrency": concurrency,
         "max_model_len": config.model_config.max_model_len,
-        "groups": _groups(config, found),
     }
+
+
+def _cache_configs(config: Any, specs: list[dict[str, Any]], *, kv_cache_bytes: int) -> list[Any]:
+    from vllm.config import set_current_vllm_config
+    from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
+
+    with set_current_vllm_config(config):
+        own = copy.deepcopy(specs)
+        return list(get_kv_cache_configs(config, own, [kv_cache_bytes] * len(own)))
+
+
+def _bytes_per_block(groups: list[Any]) -> int:
+    """Zero for a stage that caches nothing."""
+    from vllm.v1.core.kv_cache_utils import _pool_bytes_per_block
+
+    return _pool_bytes_per_block(groups) if any(group.layer_names for group in groups) else 0
 
 
 def _groups(config: Any, found: list[Any]) -> list[dict[str, Any]]:

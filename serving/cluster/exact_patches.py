@@ -58,9 +58,17 @@ def installed_engine_version() -> str:
     raise ExactModeUnavailable("exact mode is not available: no vLLM is installed")
 
 
-def quiet_offline_environment() -> None:
-    """No network, no usage statistics, one thread; set before anything heavy is imported."""
+def quiet_offline_environment(*, home: str) -> None:
+    """No network, no usage statistics, one thread, and `home` for whatever libraries want to keep.
+
+    Set before anything heavy is imported.
+    """
     os.environ.update(
+        HF_HOME=home,
+        VLLM_CACHE_ROOT=home,
+        VLLM_CONFIG_ROOT=home,
+        TRITON_CACHE_DIR=home,
+        TORCHINDUCTOR_CACHE_DIR=home,
         HF_HUB_OFFLINE="1",
         TRANSFORMERS_OFFLINE="1",
         HF_HUB_DISABLE_TELEMETRY="1",
@@ -163,12 +171,43 @@ def name_missing_kernels(*, capability: tuple[int, int]) -> None:
     torch._ops._OpNamespace.__getattr__ = look_up_or_name
 
 
+def name_bundled_packages() -> None:
+    """vLLM's builds for accelerators carry Triton's MoE kernels, its CPU build does not; which kernel is
+    chosen decides how expert weights are padded. Before any layer is imported."""
+    import vllm.utils.import_utils as import_utils
+
+    import_utils.has_triton_kernels = lambda: True
+
+
+def give_streams_without_cuda() -> None:
+    """Layers keep streams and events for overlapping work; without CUDA torch cannot even make them."""
+    import torch
+
+    class Unused:
+        """A stream or an event nothing is ever put on."""
+
+        def __init__(self, *_: Any, **__: Any) -> None:
+            self.device = torch.device("meta")
+
+    torch.cuda.Stream = torch.cuda.Event = Unused  # type: ignore[assignment,misc]
+
+
 def _absent_kernel(name: str) -> Any:
     def absent(*_: Any, **__: Any) -> None:
         raise ExactModeUnavailable(f"building the model calls the compiled kernel {name}, which needs a GPU")
 
     absent.default = absent  # type: ignore[attr-defined]
     return absent
+
+
+def look_at_classes_here() -> None:
+    """vLLM looks at a model class in a second process, to keep CUDA out of this one, and remembers it in the
+    user's home. Without CUDA that is eight seconds for nothing."""
+    import vllm.model_executor.models.registry as registry
+
+    registry._run_in_subprocess = lambda look: look()
+    registry._LazyRegisteredModel._load_modelinfo_from_cache = lambda *_: None
+    registry._LazyRegisteredModel._save_modelinfo_to_cache = lambda *_: None
 
 
 def build_on_meta() -> None:
@@ -191,6 +230,21 @@ def tell_quantization_of_tensors(tensor_dtypes: dict[str, str]) -> None:
         module.get_safetensors_params_metadata = lambda *_, **__: found
 
 
+class SizeAndRank:
+    """What layers ask of a torch process group."""
+
+    def __init__(self, size: int, rank: int) -> None:
+        self._size, self._rank = size, rank
+
+    def size(self) -> int:
+        """Ranks in the group."""
+        return self._size
+
+    def rank(self) -> int:
+        """The rank this process stands for."""
+        return self._rank
+
+
 class OneRankOfGroup:
     """Stands where vLLM keeps a process group: sizes and ranks, nothing that communicates."""
 
@@ -202,7 +256,8 @@ class OneRankOfGroup:
         self.rank_in_group = self.rank = self.local_rank = rank
         self.ranks = list(range(size))
         self.device = torch.device("meta")
-        self.device_group = self.cpu_group = self.device_communicator = self.mq_broadcaster = None
+        self.device_group = self.cpu_group = SizeAndRank(size, rank)
+        self.device_communicator = self.mq_broadcaster = None
         self.use_device_communicator = False
         self.first_rank, self.last_rank = 0, size - 1
         self.is_first_rank, self.is_last_rank = rank == 0, rank == size - 1

@@ -5,8 +5,9 @@
 
 Prints one JSON object and nothing else on standard output:
 engine_version, device, architecture, settings {…}, attention_backends, stages [{weight_bytes, weight_parts,
-parameter_elements, kv_bytes_per_token, cache [...]}], total_parameters, capacity {num_blocks,
-kv_cache_tokens, max_concurrency, groups …} or null without --kv-cache-memory-bytes, refusal {stage: config |
+parameter_elements, kv_bytes_per_token, cache [...]}], geometry {groups, bytes_per_block_by_stage,
+blocks_per_request}, capacity {num_blocks, kv_cache_tokens, max_concurrency …} or null without
+--kv-cache-memory-bytes, refusal {stage: config |
 build | cache, message, field} or null when vLLM itself would refuse, unavailable (text) when exact mode
 cannot tell, notes [text], seconds, peak_memory_bytes.
 Exit code 0 whenever the object was printed, 2 for a senseless request ({"error", "field"}).
@@ -66,12 +67,14 @@ def exact_plan(request: ExactRequest) -> dict[str, Any]:
         "engine_version": None,
         "device": request.device,
         "stages": [],
+        "geometry": None,
         "capacity": None,
         "refusal": None,
         "unavailable": None,
         "notes": _notes(request),
     }
     with tempfile.TemporaryDirectory(prefix="exact-plan-") as folder:
+        exact_build.patches.quiet_offline_environment(home=folder)
         try:
             answer["engine_version"] = installed_engine_version()
             _fill(answer, request, folder=Path(folder))
@@ -124,10 +127,12 @@ def _build(answer: dict[str, Any], request: ExactRequest, config: Any) -> list[d
 def _add_capacity(
     answer: dict[str, Any], request: ExactRequest, config: Any, specs: list[dict[str, Any]]
 ) -> None:
-    if request.kv_cache_memory_bytes is None or not any(specs):
+    if not any(specs):
         return
     exact_build.resolve_layout(config, specs)
-    answer["capacity"] = exact_build.capacity(config, specs, kv_cache_bytes=request.kv_cache_memory_bytes)
+    answer["geometry"] = exact_build.geometry(config, specs)
+    if request.kv_cache_memory_bytes is not None:
+        answer["capacity"] = exact_build.capacity(config, specs, kv_cache_bytes=request.kv_cache_memory_bytes)
     answer["settings"] = _settings(config)
 
 

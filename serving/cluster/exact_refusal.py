@@ -60,7 +60,8 @@ class Refusal:
 def refusal_of(error: Exception, *, step: str) -> Refusal | str:
     """The refusal, or a sentence why exact mode cannot tell (the fault lies in the surroundings)."""
     message = _first_cause(error)
-    if not isinstance(error, REFUSING) or SURROUNDINGS.search(message):
+    refuses = isinstance(error, REFUSING) or "Validation" in type(error).__name__
+    if not refuses or SURROUNDINGS.search(message):
         return f"exact mode cannot build this model here: {type(error).__name__}: {message}"[:LONGEST_MESSAGE]
     place = _place_of(error)
     if isinstance(error, AssertionError) and not str(error).strip():
@@ -103,6 +104,9 @@ def _first_cause(error: Exception) -> str:
 
 
 def _field_of(message: str, place: _Place) -> str | None:
+    named = re.search(r"[Vv]alidation error for field '(\w+)'", message)
+    if named:
+        return named.group(1)
     for pattern, name in FIELDS:
         if re.search(pattern, message, re.IGNORECASE):
             return name

@@ -1,4 +1,4 @@
-"""What the exact builder is asked, read from strangers' files with bounds. Pure: imports no vllm, no torch."""
+"""What the exact builder is asked, read from strangers' files with bounds. Pure: imports no vllm."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def request_from_json(raw: bytes) -> ExactRequest:
 
 
 def request_from_object(given: dict[str, Any]) -> ExactRequest:
-    """A checked request. Unknown names are refused, absent ones take their defaults. Raises BadExactRequest."""
+    """A checked request. Unknown names are refused, absent ones get defaults. Raises BadExactRequest."""
     known = {item.name for item in fields(ExactRequest)} | {"tensor_groups"}
     unknown = sorted(set(given) - known)
     if unknown:
