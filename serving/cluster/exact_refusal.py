@@ -100,6 +100,8 @@ def _first_cause(error: Exception) -> str:
     text = str(error).strip()
     wrapped = re.search(r"(?:Value error|Assertion failed), (.*?)(?: \[type=|\n|$)", text)
     line = wrapped.group(1) if wrapped else next((part for part in text.splitlines() if part.strip()), "")
+    # The folder that stands in for the model's own is nobody's business.
+    line = re.sub(r"(?: (?:in|at|from))? ['\"]?/\S*exact-plan-\w+['\"]?", "", line)
     return line.strip().strip("'\"") or type(error).__name__
 
 

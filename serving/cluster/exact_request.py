@@ -131,7 +131,11 @@ def dtypes_from_index(path: Path) -> dict[str, str]:
     names = index.get("weight_map")
     if not isinstance(names, dict):
         raise BadExactRequest("the index has no weight_map", field="safetensors_index")
-    return {name: "I32" if name.endswith(PACKED_SUFFIXES) else "F16" for name in names}
+    return {name: _guessed_dtype(name) for name in names}
+
+
+def _guessed_dtype(name: str) -> str:
+    return "I32" if name.endswith(PACKED_SUFFIXES) else "F16"
 
 
 def _check_whole_number(value: Any, *, name: str, highest: int) -> None:
@@ -166,7 +170,9 @@ def _dtypes(given: Any, groups: Any, *, layers: int) -> dict[str, str]:
 def _names_of_group(group: Any, *, layers: int) -> Iterator[tuple[str, str]]:
     """Names as far as they tell layers apart: further numbers (experts) count up to the group's size."""
     try:
-        pattern, dtype, count = str(group["pattern"]), str(group["dtype"]), int(group["count"])
+        pattern, count = str(group["pattern"]), int(group["count"])
+        # Groups that come from an index know no types.
+        dtype = str(group["dtype"]) or _guessed_dtype(pattern)
         indices = [int(index) for index in group.get("indices") or range(layers)]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BadExactRequest("a tensor group lacks pattern, dtype or count", field="tensor_groups") from None
