@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--safetensors-index", type=Path)
     parser.add_argument("--tp", dest="tensor_parallel_size", type=int, default=1)
     parser.add_argument("--pp", dest="pipeline_parallel_size", type=int, default=1)
-    for name in ("dtype", "quantization", "kv-cache-dtype", "accelerator-name"):
+    for name in ("dtype", "quantization", "kv-cache-dtype", "mamba-ssm-cache-dtype", "accelerator-name"):
         parser.add_argument(f"--{name}")
     for name in (
         "max-model-len",

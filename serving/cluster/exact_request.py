@@ -53,6 +53,7 @@ class ExactRequest:
     enable_prefix_caching: bool | None = None
     enable_expert_parallel: bool = False
     async_scheduling: bool | None = None
+    mamba_ssm_cache_dtype: str | None = None
     device: str = "cuda"
     accelerator_name: str = "NVIDIA H100 80GB HBM3"
     accelerator_memory_bytes: int = 85_017_493_504
@@ -69,7 +70,7 @@ WHOLE_NUMBERS = {
     "block_size": 1 << 20,
     "accelerator_memory_bytes": 1 << 50,
 }
-TEXTS = ("dtype", "quantization", "kv_cache_dtype", "device", "accelerator_name")
+TEXTS = ("dtype", "quantization", "kv_cache_dtype", "mamba_ssm_cache_dtype", "device", "accelerator_name")
 FLAGS = ("enable_prefix_caching", "enable_expert_parallel", "async_scheduling")
 
 
