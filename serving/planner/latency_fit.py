@@ -52,7 +52,7 @@ ROUNDS = 12
 SWEEPS = 200
 TTFT_CONCURRENCY = 4
 """Runs with at most so many requests in flight show the prefill almost without a queue; none had fewer."""
-INSIDE = (0.05, 0.95)
+INSIDE = (0.03, 0.97)
 BEYOND = (0.01, 0.99)
 """Quantiles of measured over predicted that become the band, and the one for plans unlike any measured."""
 

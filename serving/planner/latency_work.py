@@ -184,7 +184,7 @@ def work_of(request: PlanRequest, architecture: Architecture, memory: Memory) ->
 
 
 def requests_in_room(memory: Memory, tokens: int) -> int | None:
-    """Requests of `tokens` tokens each that the KV cache holds at once; None where its layout is not known."""
+    """Requests of `tokens` tokens each that the KV cache holds at once; None where it is not known."""
     each = sum(min(group.blocks_per_request, -(-tokens // group.block_tokens)) for group in memory.groups)
     return memory.num_blocks // each if each > 0 else None
 
