@@ -20,17 +20,20 @@ WORDS = {
     "kv_cache": "KV cache",
     "kv_blocks": "KV blocks",
     "kv_tokens": "KV tokens",
-    "max_concurrency": "Full-length requests",
-    "activation": "Activation peak",
+    "max_concurrency": "Full requests",
+    "activation": "Activation",
     "cuda_graphs": "CUDA graphs",
     "runtime": "Runtime",
-    "device": "Device in all",
+    "device": "Device",
 }
 NO_PLAN = "No plan is stored for this revision: it was made before planning existed."
 NO_MEMORY = "The plan of this revision gives no memory figures"
 NOT_MEASURED = "Not measured yet: the figures come when a replica of this revision runs."
 BAR_PARTS = (("w", "weights"), ("k", "kv_cache"), ("a", "activation"), ("o", "cuda_graphs"), ("o", "runtime"))
 """Colour class of the memory bar -> part; what one rank's memory consists of."""
+
+ESTIMATES = frozenset({"activation", "cuda_graphs", "runtime"})
+"""Parts that are planned as bounds alone."""
 
 TREND_PARTS = ("weights", "kv_cache", "kv_blocks", "max_concurrency", "activation", "cuda_graphs", "runtime")
 TREND_LENGTH = 50
@@ -145,8 +148,8 @@ def shown(revision: Revision) -> Shown:
 def trend(deployment: Deployment) -> list[dict[str, Any]]:
     """Errors per part of the newest revisions, oldest first, so that one reads from left to right.
 
-    Per revision: `revision`, `measured_at`, `cause`, `notes` and `errors`: part -> {error, is_off}, of the
-    parts that could be compared.
+    Per revision: `revision`, `measured_at`, `cause`, `notes` and `errors`: part -> {error, is_off,
+    is_within_band}, of the parts that could be compared.
     """
     rows = deployment.revisions.select_related("plan_check").order_by("-number")[:TREND_LENGTH]
     return [_trend_point(row) for row in reversed(rows)]
@@ -156,7 +159,9 @@ def trend_table(deployment: Deployment) -> dict[str, Any]:
     """The trend as a table: a column per part that was ever compared, a row per revision, newest first."""
     points = trend(deployment)
     parts = [part for part in TREND_PARTS if any(part in point["errors"] for point in points)]
-    rows = [{**point, "cells": [_cell(point["errors"].get(part)) for part in parts]} for point in points]
+    rows = [
+        {**point, "cells": [_cell(part, point["errors"].get(part)) for part in parts]} for point in points
+    ]
     return {
         "parts": [WORDS[part] for part in parts],
         "rows": list(reversed(rows)),
@@ -222,18 +227,26 @@ def _trend_point(revision: Revision) -> dict[str, Any]:
         "cause": check.cause if check else "",
         "notes": notes_of(revision),
         "errors": {
-            part: {"error": one["error"], "is_off": one["is_off"]}
+            part: {name: one[name] for name in ("error", "is_off", "is_within_band")}
             for part, one in differences.items()
             if one["error"] is not None or one["is_off"]
         },
     }
 
 
-def _cell(found: Mapping[str, Any] | None) -> dict[str, Any]:
+def _cell(part: str, found: Mapping[str, Any] | None) -> dict[str, Any]:
     if found is None:
         return {"text": formats.MISSING, "is_off": False}
-    text = "unplanned" if found["error"] is None else signed_percent(found["error"])
-    return {"text": text, "is_off": found["is_off"]}
+    return {"text": error_words(part, found), "is_off": found["is_off"]}
+
+
+def error_words(part: str, one: Mapping[str, Any]) -> str:
+    """The error of a part; an estimate that lies between its bounds is right, wherever it lies there."""
+    if part in ESTIMATES and one["is_within_band"]:
+        return "in band"
+    if one["error"] is None and one["is_off"]:
+        return "unplanned"
+    return signed_percent(one["error"])
 
 
 def _row(part: str, one: Mapping[str, Any]) -> Row:
@@ -244,23 +257,27 @@ def _row(part: str, one: Mapping[str, Any]) -> Row:
         if unit == "bytes" and one[name] is not None
     ]
     if one["low"] is not None and one["low"] != one["high"]:
-        bounds = f"{amount(one['low'], unit)} to {amount(one['high'], unit)}"
+        bounds = _bounds(amount(one["low"], unit), amount(one["high"], unit))
         exact.append(f"planned between {bounds}")
         # An estimate is its bounds; a cache size is a figure that has bounds too.
-        planned = bounds if part in ("activation", "cuda_graphs", "runtime") else planned
-    error = signed_percent(one["error"])
-    if part in ("activation", "cuda_graphs", "runtime") and one["is_within_band"]:
-        error = "in band"
+        planned = bounds if part in ESTIMATES else planned
     return Row(
         part=part,
         word=WORDS[part],
         planned=planned,
         measured=amount(one["measured"], unit),
-        error=error,
+        error=error_words(part, one),
         note=one["note"],
         is_off=one["is_off"],
         title=", ".join(exact),
     )
+
+
+def _bounds(low: str, high: str) -> str:
+    """Two amounts as a span; a unit that both have is said once."""
+    number, _, unit = low.partition(formats.NO_BREAK)
+    is_shared = bool(unit) and high.endswith(formats.NO_BREAK + unit)
+    return f"{number if is_shared else low} to {high}"
 
 
 def _bar_bytes(figures: Mapping[str, float]) -> float:

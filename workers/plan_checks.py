@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.db import transaction
@@ -17,7 +17,7 @@ from django.db import transaction
 from console import live
 from console.events import SYSTEM, record
 from console.models import Deployment, PlanCheck, Replica, Revision
-from console.plan_checks import WORDS, signed_percent
+from console.plan_checks import WORDS, error_words
 from serving.client import RayClient
 from serving.errors import RaydeckError
 from serving.planner import causes, measured_log
@@ -179,7 +179,7 @@ def _off_parts(differences: Mapping[str, Any]) -> set[str]:
 
 def _event(due: Due, off: Sequence[Difference], cause: str) -> None:
     name, number = due.deployment.name, due.revision.number
-    parts = ", ".join(f"{WORDS[one.part]} {_error_words(one)}" for one in off)
+    parts = ", ".join(f"{WORDS[one.part]} {error_words(one.part, asdict(one))}" for one in off)
     what = f" is not as planned: {parts}." if parts else " runs although its plan said no."
     record(
         actor=SYSTEM,
@@ -192,7 +192,3 @@ def _event(due: Due, off: Sequence[Difference], cause: str) -> None:
         before={one.part: one.planned for one in off},
         after={one.part: one.measured for one in off},
     )
-
-
-def _error_words(difference: Difference) -> str:
-    return "unplanned" if difference.error is None else signed_percent(difference.error)

@@ -173,6 +173,7 @@ class PlanErrorOut(Schema):
 
     error: float | None
     is_off: bool
+    is_within_band: bool | None
 
 
 class PlanTrendOut(Schema):

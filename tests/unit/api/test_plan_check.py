@@ -63,7 +63,10 @@ def test_a_compared_revision_answers_with_every_part_and_the_trend(
     first, second = body["trend"]
     assert (first["revision"], first["errors"]["kv_blocks"]["is_off"]) == (1, True)
     assert first["errors"]["kv_blocks"]["error"] == pytest.approx(170 / 341 - 1)
-    assert (second["errors"]["kv_blocks"], second["cause"]) == ({"error": 0, "is_off": False}, "")
+    assert (second["errors"]["kv_blocks"], second["cause"]) == (
+        {"error": 0, "is_off": False, "is_within_band": None},
+        "",
+    )
 
     older = as_viewer.get("deployments/chat/plan-check?revision=1").json()
     assert older["is_off"] and older["cause"] and older["plan"]["memory"]["num_blocks"] == 341

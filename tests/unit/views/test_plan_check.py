@@ -72,7 +72,7 @@ def test_both_sides_stand_beside_each_other_with_the_signed_error(as_viewer: Cli
     card = card_of(as_viewer, "chat")
     assert "Weights 10.4 MiB 10.4 MiB 0%" in card
     assert "KV blocks 170 170 0%" in card
-    assert "Full-length requests 42.5 42.5 0%" in card
+    assert "Full requests 42.5 42.5 0%" in card
     assert "1.5 GiB of host memory in all" in card and "read in 0.04 s" in card
     assert "Likely cause" not in card and "more than 5% off" not in card
     assert "the CPU engine does not tell its parts apart" in card
@@ -127,8 +127,8 @@ def test_the_trend_has_a_row_per_revision_and_a_column_per_compared_part(
     measured(with_plan(deployment, demo_plan(kv_cache_bytes=128 * MIB), 2), AS_PLANNED)
     measured(with_plan(deployment, demo_plan(), 3), AS_PLANNED)
     page = text_of(as_viewer.get("/deployments/chat/revisions/").content)
-    trend = page[page.index("signed error per part") :]
-    assert "Revision Weights KV cache KV blocks Full-length requests Measured Likely cause" in trend
+    trend = page[page.index("Signed error of each part") :]
+    assert "Revision Weights KV cache KV blocks Full requests Measured Likely cause" in trend
     order = [trend.index(f" {number} ") for number in ("3", "2", "1")]
     assert order == sorted(order)
     assert "3 0%" in trend and "−50%" in trend and "as planned" in trend
