@@ -117,7 +117,7 @@ def test_a_pipeline_prefills_chunks_side_by_side() -> None:
 def test_requests_that_do_not_fit_wait_and_the_note_says_so() -> None:
     crowded = times(ask(concurrency=200), num_blocks=720)
     assert crowded.tpot_s == times(ask(concurrency=10), num_blocks=720).tpot_s
-    assert "Only 10 of 200 requests can run at once" in crowded.band_note
+    assert "At most 10 of 200 requests run at once" in crowded.band_note
     asked, _, memory = case(ask(concurrency=300))
     assert load_of(asked, memory).running == asked.max_num_seqs == 256
 
