@@ -63,6 +63,8 @@ class Recurrent:
     has_bias: bool = False
     convolution_has_bias: bool = False
     has_norm: bool = True
+    has_multipliers: bool = False
+    """A fixed vector that scales the input projection's outputs (Falcon H1)."""
 
     @property
     def inner_width(self) -> int:
