@@ -190,6 +190,8 @@ class Architecture:
     mixture: Mixture | None = None
     latent: Latent | None = None
     is_multimodal: bool = False
+    tower: str = ""
+    """The vision tower beside the decoder, by the name of its closed form; empty for a text model."""
     traits: Traits = Traits()
     unknown_because: str = ""
     text: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)

@@ -31,6 +31,7 @@ class Family:
     name: str
     build: Callable[[Fields, Sizes], Built]
     ties_by_default: bool = False
+    tower: str = ""
 
 
 _LLAMA = Family("llama", dense.llama)
@@ -95,6 +96,15 @@ FAMILIES: dict[str, Family] = {
     "FalconH1ForCausalLM": Family("falcon_h1", hybrid.falcon_h1),
     "Lfm2ForCausalLM": Family("lfm2", hybrid.lfm2, ties_by_default=True),
     "Lfm2MoeForCausalLM": Family("lfm2_moe", hybrid.lfm2, ties_by_default=True),
+    "Gemma3ForConditionalGeneration": Family("gemma3", dense.gemma3, ties_by_default=True, tower="siglip"),
+    "Mistral3ForConditionalGeneration": Family("mistral3", dense.llama, tower="pixtral"),
+    "Qwen2VLForConditionalGeneration": Family("qwen2_vl", dense.qwen2, tower="qwen2_vl"),
+    "Qwen2_5_VLForConditionalGeneration": Family("qwen2_5_vl", dense.qwen2, tower="qwen2_5_vl"),
+    "Qwen3VLForConditionalGeneration": Family("qwen3_vl", dense.qwen3, tower="qwen3_vl"),
+    "Qwen3VLMoeForConditionalGeneration": Family("qwen3_vl_moe", mixture.qwen3_moe, tower="qwen3_vl"),
+    "Qwen3_5ForConditionalGeneration": Family("qwen3_5", hybrid.qwen3_5, tower="qwen3_vl"),
+    "Qwen3_5MoeForConditionalGeneration": Family("qwen3_5_moe", hybrid.qwen3_5, tower="qwen3_vl"),
+    "Llama4ForConditionalGeneration": Family("llama4", mixture.llama4, tower="llama4"),
     "MambaForCausalLM": Family("mamba", hybrid.mamba, ties_by_default=True),
     "FalconMambaForCausalLM": Family("falcon_mamba", hybrid.mamba, ties_by_default=True),
     "Mamba2ForCausalLM": Family("mamba2", hybrid.mamba2),

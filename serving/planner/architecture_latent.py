@@ -46,6 +46,9 @@ def deepseek_layers(fields: Fields, sizes: Sizes, attention: Attention) -> list[
     latent = attention.latent
     assert latent is not None
     ropes = rope_of(fields, sizes, head_dim=latent.rope_head_dim)
+    if latent.indexer_heads and not fields.flag("indexer_rope_interleave"):
+        # The indexer turns pairs the other way round, so it has a table of its own.
+        ropes += rope_of(fields, sizes, head_dim=latent.rope_head_dim, key="indexer")
     base = Layer(attention=attention, ropes=ropes)
     dense = replace(base, dense_intermediate=sizes.intermediate)
     if fields.raw("n_routed_experts") is None:
