@@ -9,8 +9,8 @@ from typing import Any
 from django import forms
 
 from console import formats
+from console.accelerator_entry import CatalogueEntry
 from console.accelerator_figures import capability_text, shipped_accelerator
-from console.accelerators import CatalogueEntry
 from console.actions.accelerator_values import checked_price
 from console.forms import SizeField, parse_size, size_text
 from console.models import Supply
