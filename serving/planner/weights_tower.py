@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.planner.architecture import Architecture
-from serving.planner.architecture_fields import Fields
+from serving.planner.architecture_fields import Fields, shown
 from serving.planner.architecture_unmodelled import Unmodelled
 from serving.planner.layers import Linear, Piece, Rank, Tensor
 from serving.planner.quantization import UNQUANTIZED
 from serving.planner.quantization_reading import Quantization
+from serving.planner.request import BadPlanInput
 
 PART = "vision_tower"
 MOST_BLOCKS = 1000
@@ -63,8 +64,10 @@ def check_tower(config: dict[str, Any], tower: str) -> None:
 
 def _fields(config: dict[str, Any]) -> Fields:
     section = config.get("vision_config")
+    if section is None:
+        section = {}  # the config class's defaults, as transformers fills them in
     if not isinstance(section, dict):
-        raise Unmodelled("The vision tower's sizes (vision_config) are not in the config.")
+        raise BadPlanInput(f"vision_config must be an object, not {shown(section)}.", field="vision_config")
     return Fields({key: value for key, value in section.items() if not isinstance(value, dict)})
 
 
@@ -155,6 +158,7 @@ def _siglip(architecture: Architecture, rank: Rank) -> list[Piece]:
             gated=False, attention_bias=True, feed_forward_bias=True, norm_elements=4 * hidden,
         ),
         Tensor(PART, 2 * hidden),
+        Tensor(PART, positions, bytes_per_element=8),
         Tensor(PART, hidden * architecture.hidden_size + hidden),
     ]  # fmt: skip
 
@@ -277,7 +281,7 @@ def _llama4(architecture: Architecture, rank: Rank) -> list[Piece]:
     embedded = rank.divide(hidden, name="vision_config", what="The vision tower's hidden size")
     text = rank.divide(architecture.hidden_size, name="hidden_size", what="The hidden size")
     pixels = vision.channels * vision.patch
-    seen = fields.whole("vision_output_dim", default=4096)
+    seen = fields.whole("vision_output_dim", default=7680)
     return [
         Linear(PART, "vision_model.patch_embedding.linear", pixels, (embedded,), pixels, quantizable=False),
         Tensor(PART, hidden * (patches + 2) + 4 * hidden),

@@ -1,4 +1,4 @@
-"""The recorded facts that planner tests compare with: real models, engine logs, verdicts, exact-mode answers."""
+"""Recorded facts that planner tests compare with: real models, engine logs, verdicts, exact answers."""
 
 from __future__ import annotations
 

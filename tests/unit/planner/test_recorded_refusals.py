@@ -1,4 +1,4 @@
-"""Topologies that vLLM 0.29 refused or took (recorded), and every other refusal that needs no memory count."""
+"""Topologies that vLLM 0.29 refused or took (recorded), and refusals that need no memory count."""
 
 from __future__ import annotations
 
