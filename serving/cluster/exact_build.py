@@ -53,6 +53,7 @@ def prepare(request: ExactRequest) -> None:
     import vllm.engine.arg_utils
     import vllm.model_executor.model_loader.utils  # noqa: F401
 
+    patches.name_image_functions()
     patches.look_at_classes_here()
     patches.tell_quantization_of_tensors(request.tensor_dtypes)
 

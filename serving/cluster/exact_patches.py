@@ -9,7 +9,10 @@ Must be used in a process of its own: nothing is ever undone.
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
 import importlib.metadata
+import importlib.util
 import os
 import sys
 import types
@@ -184,6 +187,40 @@ def name_bundled_packages() -> None:
     import_utils.has_triton_kernels = lambda: True
 
 
+class _NamesOnly(types.ModuleType):
+    """A module in which every name is an empty class."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+class _NamesOnlyFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname.split(".")[0] != self._package:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: Any) -> Any:
+        return _NamesOnly(spec.name)
+
+    def exec_module(self, module: Any) -> None:
+        """Nothing to run."""
+
+
+def name_image_functions() -> None:
+    """Modules of models that see import torchvision for their image processors; none is ever made here.
+
+    After Transformers has found out for itself that it is absent (its registry builds are for CUDA only).
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        sys.meta_path.append(_NamesOnlyFinder("torchvision"))
+
+
 def give_streams_without_cuda() -> None:
     """Layers keep streams and events for overlapping work; without CUDA torch cannot even make them."""
     import torch
@@ -225,14 +262,15 @@ def build_on_meta() -> None:
 def tell_quantization_of_tensors(tensor_dtypes: dict[str, str]) -> None:
     """AWQ and GPTQ read from the checkpoint's headers which layers are quantised: give them these names.
 
-    Empty: they then take every linear layer that the configuration does not exclude.
+    Empty: every linear layer that the configuration does not exclude. AWQ means that by an empty list of
+    exceptions; GPTQ looks for what it finds inside a layer's name, and the empty name is inside all.
     """
     import vllm.model_executor.layers.quantization.auto_awq as auto_awq
     import vllm.model_executor.layers.quantization.auto_gptq as auto_gptq
 
     found = {name: {"dtype": dtype} for name, dtype in tensor_dtypes.items()}
-    for module in (auto_awq, auto_gptq):
-        module.get_safetensors_params_metadata = lambda *_, **__: found
+    auto_awq.get_safetensors_params_metadata = lambda *_, **__: found
+    auto_gptq.get_safetensors_params_metadata = lambda *_, **__: found or {".qweight": {"dtype": "I32"}}
 
 
 class SizeAndRank:

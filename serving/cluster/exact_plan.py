@@ -4,12 +4,13 @@
     echo '{"config": {…}, "tensor_parallel_size": 2}' | python -m serving.cluster.exact_plan
 
 Prints one JSON object and nothing else on standard output:
-engine_version, device, architecture, settings {…}, attention_backends, stages [{weight_bytes, weight_parts,
-parameter_elements, kv_bytes_per_token, cache [...]}], geometry {groups, bytes_per_block_by_stage,
-blocks_per_request}, capacity {num_blocks, kv_cache_tokens, max_concurrency …} or null without
---kv-cache-memory-bytes, refusal {stage: config |
-build | cache, message, field} or null when vLLM itself would refuse, unavailable (text) when exact mode
-cannot tell, notes [text], seconds, peak_memory_bytes.
+engine_version, device, architecture, settings {…}, attention_backends,
+stages [{weight_bytes, weight_parts, parameter_elements, kv_bytes_per_token, cache [...]}] of one rank each,
+total_parameters (one rank and not quantised, else null),
+geometry {groups, bytes_per_block_by_stage, blocks_per_request},
+capacity {num_blocks, kv_cache_tokens, max_concurrency …} or null without --kv-cache-memory-bytes,
+refusal {stage: config | build | cache, message, field} when vLLM itself would refuse, else null,
+unavailable (text) when exact mode cannot tell, notes [text], seconds, peak_memory_bytes.
 Exit code 0 whenever the object was printed, 2 for a senseless request ({"error", "field"}).
 
 Weights are what a rank allocates when the model is built; kernels that lay weights out anew after loading
@@ -80,6 +81,7 @@ def exact_plan(request: ExactRequest) -> dict[str, Any]:
         "engine_version": None,
         "device": request.device,
         "stages": [],
+        "total_parameters": None,
         "geometry": None,
         "capacity": None,
         "refusal": None,
@@ -134,6 +136,9 @@ def _build(answer: dict[str, Any], request: ExactRequest, config: Any) -> list[d
         answer["attention_backends"] = exact_build.backends_of(config)
         del model
     answer["settings"] = _settings(config)
+    if config.parallel_config.world_size == 1 and config.model_config.quantization is None:
+        # Ranks repeat some parameters and packed formats hold several in one element.
+        answer["total_parameters"] = answer["stages"][0]["parameter_elements"]
     return specs
 
 
