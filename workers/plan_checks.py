@@ -179,7 +179,10 @@ def _off_parts(differences: Mapping[str, Any]) -> set[str]:
 
 def _event(due: Due, off: Sequence[Difference], cause: str) -> None:
     name, number = due.deployment.name, due.revision.number
-    parts = ", ".join(f"{WORDS[one.part]} {error_words(one.part, asdict(one))}" for one in off)
+    # Tokens and requests follow from the blocks: saying them too would only repeat the same error.
+    follows = ("kv_tokens", "max_concurrency") if any(one.part == "kv_blocks" for one in off) else ()
+    named = [one for one in off if one.part not in follows]
+    parts = ", ".join(f"{WORDS[one.part]} {error_words(one.part, asdict(one))}" for one in named)
     what = f" is not as planned: {parts}." if parts else " runs although its plan said no."
     record(
         actor=SYSTEM,

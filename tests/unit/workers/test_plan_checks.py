@@ -134,7 +134,7 @@ def test_a_plan_that_was_off_makes_one_warning_with_the_parts_and_the_cause(chec
     check()
     (event,) = events()
     assert (event.level, event.subject_name) == ("warn", "chat")
-    assert "revision 1" in event.message and "KV blocks −50%" in event.message
+    assert "chat revision 1 is not as planned: KV cache −50%, KV blocks −50%. " in event.message
     assert "gives the KV cache 64.0 MiB explicitly" in event.message
     assert event.before["kv_blocks"] == 341 and event.after["kv_blocks"] == 170
     assert PlanCheck.objects.get().cause in event.message
