@@ -6,9 +6,11 @@ The page, the REST API, the registry's chips and the actions all plan through he
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
+
+from serving.planner.plan import make_plan
 
 from console.accelerators import planner_accelerator
 from console.models import RegisteredModel, SourceKind
@@ -17,8 +19,6 @@ from serving.checkpoint import inspect_folder
 from serving.errors import InvalidSpec, NotPlaceable
 from serving.placement import Claim, Node, free_by_node
 from serving.planner.inputs import Checkpoint, check_request
-from serving.planner.plan import make_plan
-from serving.planner.report import stored
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.result import Plan
 from serving.planner.tensors import from_json
@@ -37,6 +37,15 @@ PLANNED_ENGINE_KWARGS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "quantization": ("quantization", str),
 }
 """Engine arguments that change a plan: vLLM's name -> the planner's, and its type."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """The traffic that times and prices are predicted for: requests in flight and their lengths in tokens."""
+
+    concurrency: int = 8
+    prompt_tokens: int = 1024
+    output_tokens: int = 256
 
 
 def checkpoint_of(model: RegisteredModel) -> Checkpoint | None:
@@ -92,7 +101,11 @@ def request_of(
 
 
 def plan_engine(
-    engine: EngineSpec, model: RegisteredModel, *, usd_per_accelerator_hour: Decimal | None = None
+    engine: EngineSpec,
+    model: RegisteredModel,
+    *,
+    usd_per_accelerator_hour: Decimal | None = None,
+    load: Load | None = None,
 ) -> Plan | None:
     """The plan of an engine definition; None when the model's files are not known here. Never raises for
     what stands in the files: a refusal carries the words."""
@@ -100,24 +113,12 @@ def plan_engine(
     if checkpoint is None:
         return None
     try:
-        return make_plan(
-            request_of(
-                engine,
-                checkpoint,
-                nodes=known_nodes(),
-                usd_per_accelerator_hour=usd_per_accelerator_hour,
-            )
+        request = request_of(
+            engine, checkpoint, nodes=known_nodes(), usd_per_accelerator_hour=usd_per_accelerator_hour
         )
+        return make_plan(request if load is None else with_load(request, load))
     except BadPlanInput as error:
         return Plan("refused", (error.message,), refused_field=error.field)
-
-
-def stored_plan(
-    engine: EngineSpec, model: RegisteredModel, *, price: Decimal | None
-) -> dict[str, Any] | None:
-    """The plan as a revision keeps it; null when the model's files are not known here."""
-    plan = plan_engine(engine, model, usd_per_accelerator_hour=price)
-    return None if plan is None else stored(plan)
 
 
 def check_plan(plan: Plan | None) -> None:
@@ -159,12 +160,8 @@ def rank_topologies(
     )
 
 
-def with_load(
-    request: PlanRequest, *, concurrency: int, prompt_tokens: int, output_tokens: int
-) -> PlanRequest:
+def with_load(request: PlanRequest, load: Load) -> PlanRequest:
     """The request at the load an operator names."""
-    changed = replace(
-        request, concurrency=concurrency, prompt_tokens=prompt_tokens, output_tokens=output_tokens
-    )
+    changed = replace(request, **asdict(load))
     check_request(changed)
     return changed
