@@ -60,10 +60,11 @@ def shelf() -> Shelf:
 
 
 def chips(model: RegisteredModel, on: Shelf) -> list[Chip]:
-    """Chips of one model, what is free first; empty when its files are not known here."""
-    checkpoint = checkpoint_of(model)
-    if checkpoint is None:
+    """Chips of one model, what is free first; empty when its files were not kept (a list reads no disk)."""
+    if model.config is None:
         return []
+    checkpoint = checkpoint_of(model)
+    assert checkpoint is not None
     made = [
         _chip(model, checkpoint, accelerator, view)
         for accelerator, view in zip(on.accelerators, on.views, strict=True)

@@ -13,6 +13,7 @@ from typing import Any
 from serving.planner.plan import make_plan
 
 from console.accelerators import planner_accelerator
+from console.measured_latency import with_measurements
 from console.models import RegisteredModel, SourceKind
 from console.placements import known_nodes, other_claims
 from serving.checkpoint import inspect_folder
@@ -116,7 +117,8 @@ def plan_engine(
         request = request_of(
             engine, checkpoint, nodes=known_nodes(), usd_per_accelerator_hour=usd_per_accelerator_hour
         )
-        return make_plan(request if load is None else with_load(request, load))
+        request = request if load is None else with_load(request, load)
+        return with_measurements(make_plan(request), request, engine, model)
     except BadPlanInput as error:
         return Plan("refused", (error.message,), refused_field=error.field)
 
