@@ -28,6 +28,7 @@ MAIN = (
     ("playground", "playground", "Playground", "Chat", "messages-square"),
 )
 MANAGE = (
+    ("accelerators", "accelerators", "Accelerators", "Accelerators", "cpu"),
     ("activity", "activity", "Activity", "Activity", "activity"),
     ("keys", "keys", "API keys", "Keys", "key-round"),
     ("api", "api-docs", "API reference", "API", "book-open"),
@@ -38,6 +39,7 @@ SECTION_OF_PREFIX = {
     "model": "models",
     "playground": "playground",
     "conversation": "playground",
+    "accelerator": "accelerators",
     "activity": "activity",
     "key": "keys",
     "token": "keys",

@@ -31,11 +31,13 @@ SIZE_LABELS = {"A100-40G": ("A100", "A100-SXM4-40GB"), "A100-80G": ("A100", "A10
 
 @dataclass(frozen=True)
 class Known:
-    """What a name stands for: the type as Ray calls it, its catalogue entry and one variant of it."""
+    """What a name stands for: the type as Ray calls it, its catalogue entry and one variant of it, which is
+    the default one unless `is_chosen`."""
 
     name: str
     entry_name: str
     variant: str
+    is_chosen: bool = False
 
 
 @cache
@@ -64,7 +66,7 @@ def find(name: str, variant: str | None = None) -> Known | None:
     if known is None or variant is None or not variant.strip():
         return known
     chosen = _variant_called(variant, variant_names(known.entry_name))
-    return replace(known, variant=chosen) if chosen else None
+    return replace(known, variant=chosen, is_chosen=True) if chosen else None
 
 
 def variant_names(name: str) -> list[str]:
@@ -180,7 +182,7 @@ def _names() -> dict[str, Known]:
             known.setdefault(_folded(spelt), Known(label, name, variant))
     for name, entry in catalogue().items():
         for variant in entry["variants"]:
-            known.setdefault(_folded(variant["name"]), Known(name, name, variant["name"]))
+            known.setdefault(_folded(variant["name"]), Known(name, name, variant["name"], is_chosen=True))
     return known
 
 

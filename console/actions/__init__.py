@@ -4,6 +4,13 @@ Pages, API and command line all call these; nothing else writes the desired tabl
 whose message is for people and whose `field` names the input.
 """
 
+from console.actions.accelerators import (
+    add_accelerator,
+    add_price,
+    edit_accelerator,
+    remove_accelerator,
+    reset_accelerator,
+)
 from console.actions.deployments import (
     create_deployment,
     delete_deployment,
@@ -20,14 +27,19 @@ from console.events import SYSTEM, Actor
 __all__ = [
     "SYSTEM",
     "Actor",
+    "add_accelerator",
+    "add_price",
     "create_deployment",
     "create_key",
     "delete_deployment",
     "delete_model",
+    "edit_accelerator",
     "edit_deployment",
     "edit_model",
     "inspect_model",
     "register_model",
+    "remove_accelerator",
+    "reset_accelerator",
     "retry_deployment",
     "revoke_key",
     "roll_back",

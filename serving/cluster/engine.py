@@ -22,7 +22,7 @@ from serving.cluster import openai_errors, wire
 from serving.cluster.environment import withhold_from_engine
 from serving.cluster.loopback import bind_replica_port_to_node_address
 from serving.cluster.metering import Meter, current_meter, metered, metered_abort
-from serving.cluster.phases import ReplicaReport, process_memory_bytes
+from serving.cluster.phases import ReplicaReport, process_memory_bytes, stage_bytes
 from serving.cluster.replica_log import handlers_kept
 from serving.cluster.topology import cpu_environment
 from serving.failure import CONSEQUENCES, root_cause
@@ -204,14 +204,19 @@ class Engine:
         cache = client.vllm_config.cache_config
         blocks = int(cache.num_gpu_blocks or 0)
         facts = {
-            "weights_bytes": sum(rank["weights_bytes"] for rank in ranks),
-            "kv_cache_bytes": sum(rank["kv_cache_bytes"] for rank in ranks),
+            "weights_bytes": sum(rank["weights"] for rank in ranks),
+            "kv_cache_bytes": sum(rank["kv_cache"] for rank in ranks),
             "kv_cache_blocks": blocks,
             "block_size_tokens": int(cache.block_size),
             "kv_cache_tokens": blocks * int(cache.block_size),
+            # vLLM's own words for capacity: with several kinds of layers it is not blocks × block size.
+            "kv_capacity_tokens": int(getattr(cache, "kv_cache_size_tokens", None) or 0),
+            "kv_max_concurrency": float(getattr(cache, "kv_cache_max_concurrency", None) or 0.0),
+            "context_tokens": int(client.vllm_config.model_config.max_model_len),
             "process_memory_bytes": await asyncio.to_thread(process_memory_bytes, os.getpid()),
         }
-        self._report.facts(facts)
+        per_stage = client.vllm_config.parallel_config.tensor_parallel_size
+        self._report.facts(facts, stages=stage_bytes(ranks, ranks_per_stage=per_stage))
 
 
 def _make_engine(args: dict[str, Any]) -> Any:

@@ -7,6 +7,11 @@ Series on the node's metrics page (Ray adds `ray_` in front), with `ReplicaId`, 
   ray_raydeck_kv_cache_tokens        tokens the KV cache holds (blocks × block size)
   ray_raydeck_kv_cache_blocks        blocks of the KV cache
   ray_raydeck_block_size_tokens      tokens per block
+  ray_raydeck_kv_capacity_tokens     tokens as vLLM counts them, by groups of layers (0: not said)
+  ray_raydeck_kv_max_concurrency     requests of full length that fit at once (0: not said)
+  ray_raydeck_context_tokens         the longest request, which that refers to
+  ray_raydeck_stage_bytes{stage,part}  of one rank of a pipeline stage: weights, kv_cache; on an accelerator
+                                       also loaded, consumed, kv_room, activation, device_* (worker_facts.py)
   ray_raydeck_process_memory_bytes   proportional set size of the replica and its children (host memory)
 The same start is one line per event in the replica's log: `raydeck-phase {json}`, `raydeck-facts {json}`.
 A replica that is being placed has no series yet: no `loading` means it is still placing. Must import neither
@@ -18,7 +23,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ray.util.metrics import Gauge
@@ -33,8 +38,13 @@ FACTS = (
     "kv_cache_tokens",
     "kv_cache_blocks",
     "block_size_tokens",
+    "kv_capacity_tokens",
+    "kv_max_concurrency",
+    "context_tokens",
     "process_memory_bytes",
 )
+LEAST_COUNTS = frozenset({"kv_room", "device_total", "device_free_at_start"})
+"""Parts of which the rank with least decides; of all others the rank with most."""
 
 
 class ReplicaReport:
@@ -49,8 +59,14 @@ class ReplicaReport:
             "raydeck_phase_started_seconds", description="Unix time a phase began", tag_keys=(*TAGS, "phase")
         )
         self._gauges = {name: Gauge(f"raydeck_{name}", description=name, tag_keys=TAGS) for name in FACTS}
+        self._stage_gauge = Gauge(
+            "raydeck_stage_bytes",
+            description="Bytes of one rank of a pipeline stage",
+            tag_keys=(*TAGS, "stage", "part"),
+        )
         self._began: dict[str, float] = {}
-        self._facts: dict[str, int] = {}
+        self._facts: dict[str, float] = {}
+        self._stages: dict[int, dict[str, int]] = {}
 
     async def publish_for_ever(self) -> None:
         """Sets every gauge each second and measures memory every few; run it as a task."""
@@ -70,6 +86,9 @@ class ReplicaReport:
             self._started.set(at, tags={**self._tags, "phase": name})
         for name, value in self._facts.items():
             self._gauges[name].set(value, tags=self._tags)
+        for stage, parts in self._stages.items():
+            for part, size_bytes in parts.items():
+                self._stage_gauge.set(size_bytes, tags={**self._tags, "stage": str(stage), "part": part})
 
     def phase(self, name: str) -> None:
         """Says that a phase begins now."""
@@ -78,11 +97,28 @@ class ReplicaReport:
         self.publish()
         log.info("raydeck-phase %s", json.dumps({"phase": name, "at": now, **self._tags}))
 
-    def facts(self, values: Mapping[str, int]) -> None:
-        """Publishes measured sizes, by the names in FACTS, and logs them for after the replica is gone."""
+    def facts(self, values: Mapping[str, float], *, stages: Mapping[int, dict[str, int]]) -> None:
+        """Publishes measured sizes, by the names in FACTS and by pipeline stage, and logs them for after the
+        replica is gone."""
         self._facts.update(values)
+        self._stages.update(stages)
         self.publish()
-        log.info("raydeck-facts %s", json.dumps({**values, **self._tags}))
+        log.info("raydeck-facts %s", json.dumps({**values, "stages": stages, **self._tags}))
+
+
+def stage_bytes(ranks: Sequence[Mapping[str, int]], *, ranks_per_stage: int) -> dict[int, dict[str, int]]:
+    """Pipeline stage -> part -> bytes of the rank that decides, from all ranks in vLLM's order.
+
+    Tensor-parallel ranks of a stage follow one another. Within a stage they hold the same, give or take what
+    else is on their devices.
+    """
+    found: dict[int, dict[str, int]] = {}
+    for index, rank in enumerate(ranks):
+        parts = found.setdefault(index // ranks_per_stage, {})
+        for part, size_bytes in rank.items():
+            decides = min if part in LEAST_COUNTS else max
+            parts[part] = decides(parts.get(part, size_bytes), size_bytes)
+    return found
 
 
 def process_memory_bytes(root_pid: int) -> int:

@@ -60,6 +60,14 @@ class Recurrent:
     convolution_kernel: int
     time_step_rank: int = 0
     state_is_float32: bool = False
+    has_bias: bool = False
+    convolution_has_bias: bool = False
+    has_norm: bool = True
+
+    @property
+    def inner_width(self) -> int:
+        """Channels of the whole layer."""
+        return self.heads * self.head_dim
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,26 @@ class Mixture:
     experts_per_token: int
     intermediate: int
     shared_intermediate: int = 0
+    latent_hidden: int = 0
+    """Width the experts work in where it is not the hidden size (Nemotron 3's latent experts); 0: hidden."""
+
+
+@dataclass(frozen=True)
+class Rope:
+    """One distinct rotary table that vLLM keeps in model memory: positions × width × bytes.
+
+    Layers whose `key` and sizes are equal share the table.
+    """
+
+    key: str
+    positions: int
+    width: int
+    bytes_per_element: int
+
+    @property
+    def table_bytes(self) -> int:
+        """Size of the table in bytes."""
+        return self.positions * self.width * self.bytes_per_element
 
 
 @dataclass(frozen=True)
@@ -80,6 +108,7 @@ class Layer:
     recurrent: Recurrent | None = None
     dense_intermediate: int = 0
     mixture: Mixture | None = None
+    ropes: tuple[Rope, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -91,17 +120,46 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Rope:
-    """One distinct rotary table that vLLM keeps in model memory: positions × width × bytes."""
+class Traits:
+    """How one family's vLLM class differs from a plain Llama; names are those of its modules.
 
-    positions: int
-    width: int
-    bytes_per_element: int
+    `*_everywhere`: built on every pipeline stage because the class does not ask for its rank.
+    `query_key_norm`: "head" has one norm vector of head_dim each for queries and keys, "all" one per rank's
+    heads, "whole" one over all heads, not sharded.
+    """
 
-    @property
-    def table_bytes(self) -> int:
-        """Size of the table in bytes."""
-        return self.positions * self.width * self.bytes_per_element
+    attention_name: str = "self_attn"
+    mlp_name: str = "mlp"
+    mixture_name: str = "mlp"
+    router_name: str = "gate"
+    shared_name: str = "shared_experts"
+    layer_norms: int = 2
+    norm_has_bias: bool = False
+    norm_has_weight: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    mlp_is_gated: bool = True
+    experts_are_gated: bool = True
+    experts_have_bias: bool = False
+    query_key_norm: Literal["none", "head", "all", "whole"] = "none"
+    attention_is_gated: bool = False
+    has_sinks: bool = False
+    router_is_quantizable: bool = False
+    router_bias: bool = False
+    router_is_float32: bool = False
+    has_correction_bias: bool = False
+    shared_expert_is_gated: bool = False
+    embedding_everywhere: bool = False
+    head_everywhere: bool = False
+    norm_everywhere: bool = False
+    head_has_bias: bool = False
+    head_is_quantizable: bool = True
+    position_table: int = 0
+    """Learned positions, each of hidden_size elements, wherever the embedding is."""
+    extra_elements: int = 0
+    """Further unsharded elements of the model's dtype per layer."""
+    recurrent_is_quantizable: bool = True
 
 
 @dataclass(frozen=True)
@@ -130,6 +188,7 @@ class Architecture:
     mixture: Mixture | None = None
     latent: Latent | None = None
     is_multimodal: bool = False
+    traits: Traits = Traits()
     unknown_because: str = ""
     text: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
