@@ -13,11 +13,13 @@ from django.core.exceptions import ValidationError
 
 from console.actions.deployments import make_capacity, make_engine, with_catalogue_price
 from console.differences import Difference, differences
+from console.exact_comparison import Comparison, compare
 from console.forms import DeploymentForm
 from console.models import Deployment, RegisteredModel
 from console.placements import check_against_cluster
-from console.planning import Load, plan_engine
+from console.planning import Load, plan_engine, question_of
 from serving.errors import NotPlaceable, RaydeckError
+from serving.planner.request import BadPlanInput
 from serving.planner.result import Memory
 from serving.planner.result import Plan as Prediction
 from serving.spec import CapacitySpec, EngineSpec
@@ -43,6 +45,7 @@ class Plan:
     placement_reason: str = ""
     lines: list[str] = field(default_factory=list)
     predicted: Prediction | None = None
+    exact: Comparison | None = None
     engine: EngineSpec | None = None
     capacity: CapacitySpec | None = None
     weight_bytes: int | None = None
@@ -141,6 +144,7 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
             usd_per_accelerator_hour=plan.capacity.price_per_accelerator_hour_usd or None,
             load=load_of(values),
         )
+        plan.exact = exact_of(plan.predicted, plan.engine, registered)
         plan.verdict, plan.reason = _verdict(plan.predicted, registered, wrong)
         _place(plan, name or str(values.get("name") or "this deployment"), facts)
     except RaydeckError as error:
@@ -148,6 +152,19 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
     if name is not None:
         _compare(plan, name)
     return plan
+
+
+def exact_of(
+    predicted: Prediction | None, engine: EngineSpec, registered: RegisteredModel
+) -> Comparison | None:
+    """What is known of the exact plan; None where there is nothing to compare with."""
+    if predicted is None:
+        return None
+    try:
+        question = question_of(engine, registered)
+    except BadPlanInput:
+        return None
+    return None if question is None else compare(question, predicted)
 
 
 def load_of(values: dict[str, object]) -> Load:

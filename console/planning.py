@@ -101,6 +101,24 @@ def request_of(
     return request
 
 
+def question_of(
+    engine: EngineSpec,
+    model: RegisteredModel,
+    *,
+    usd_per_accelerator_hour: Decimal | None = None,
+    load: Load | None = None,
+) -> PlanRequest | None:
+    """What the planner is asked about an engine definition; None when the model's files are not known here.
+    Raises BadPlanInput."""
+    checkpoint = checkpoint_of(model)
+    if checkpoint is None:
+        return None
+    request = request_of(
+        engine, checkpoint, nodes=known_nodes(), usd_per_accelerator_hour=usd_per_accelerator_hour
+    )
+    return request if load is None else with_load(request, load)
+
+
 def plan_engine(
     engine: EngineSpec,
     model: RegisteredModel,
@@ -110,14 +128,10 @@ def plan_engine(
 ) -> Plan | None:
     """The plan of an engine definition; None when the model's files are not known here. Never raises for
     what stands in the files: a refusal carries the words."""
-    checkpoint = checkpoint_of(model)
-    if checkpoint is None:
-        return None
     try:
-        request = request_of(
-            engine, checkpoint, nodes=known_nodes(), usd_per_accelerator_hour=usd_per_accelerator_hour
-        )
-        request = request if load is None else with_load(request, load)
+        request = question_of(engine, model, usd_per_accelerator_hour=usd_per_accelerator_hour, load=load)
+        if request is None:
+            return None
         return with_measurements(make_plan(request), request, engine, model)
     except BadPlanInput as error:
         return Plan("refused", (error.message,), refused_field=error.field)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -14,7 +15,8 @@ from console.accelerators import planner_accelerator
 from console.api.errors import invalid, not_found
 from console.api.inputs import Input
 from console.api.routing import operation
-from console.models import RegisteredModel
+from console.exact_plans import request_exact_plan, why_not_exact
+from console.models import ExactPlan, RegisteredModel
 from console.placements import known_nodes, other_claims
 from console.planning import checkpoint_of, rank_topologies, view_of
 from serving.accelerators import unknown_message
@@ -115,6 +117,16 @@ class PlanOut(Schema):
     basis: Literal["predicted"]
 
 
+class ExactOut(Schema):
+    """What vLLM's own classes say: `result` is null until `status` is done; it may hold a refusal."""
+
+    digest: str
+    status: Literal["queued", "running", "done", "failed"]
+    error: str | None
+    engine_version: str
+    result: dict[str, Any] | None
+
+
 class TopologyOut(Schema):
     """One (tensor, pipeline) pair; `rank` is null and `impossible` says why where it cannot serve."""
 
@@ -148,6 +160,44 @@ def make_plan_of(request: HttpRequest, body: PlanInput) -> dict[str, Any]:
         return flat(make_plan(_request(body)))
     except BadPlanInput as error:
         raise invalid(error.message, field=error.field) from None
+
+
+@operation(router, "POST", "/exact", role="operator", answer=ExactOut)
+def ask_for_exact_plan(request: HttpRequest, body: PlanInput) -> dict[str, Any]:
+    """Have vLLM's own classes built for this plan.
+
+    They are built without weights by a worker, about ten seconds per pipeline stage; ask again with the
+    digest. Equal questions share one answer.
+    """
+    try:
+        question = _request(body)
+        if reason := why_not_exact(question):
+            raise invalid(reason, field="accelerator")
+        row = request_exact_plan(question, now=time.time())
+    except BadPlanInput as error:
+        raise invalid(error.message, field=error.field) from None
+    assert row is not None
+    return exact_out(row)
+
+
+@operation(router, "GET", "/exact/{digest}", role="viewer", answer=ExactOut)
+def get_exact_plan(request: HttpRequest, digest: str) -> dict[str, Any]:
+    """An exact plan by its digest."""
+    row = ExactPlan.objects.filter(digest=digest).first()
+    if row is None:
+        raise not_found("Nobody asked for this exact plan, or it was forgotten; ask again.")
+    return exact_out(row)
+
+
+def exact_out(row: ExactPlan) -> dict[str, Any]:
+    """An exact plan as the API gives it."""
+    return {
+        "digest": row.digest,
+        "status": row.status,
+        "error": row.error or None,
+        "engine_version": row.engine_version,
+        "result": row.result,
+    }
 
 
 @operation(router, "POST", "/topologies", role="viewer", answer=TopologiesOut)

@@ -11,7 +11,7 @@ from django import template
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
 
-from console.formats import gib, percent
+from console.formats import MINUS, NO_BREAK, gib, percent
 from console.templatetags.raydeck import icon
 
 register = template.Library()
@@ -76,3 +76,11 @@ def partbar(parts: Iterable[tuple[str, str, int, float]]) -> SafeString:
         'aria-label="{}"><rect class="f" width="100" height="10"/>{}</svg>',
         label, drawn,
     )  # fmt: skip
+
+
+@register.simple_tag
+def signed_percent(share: float) -> str:
+    """A difference as text: +1.2 %, −0.3 %, 0 %."""
+    if abs(share) < 0.0005:
+        return f"0{NO_BREAK}%"
+    return f"{'+' if share > 0 else MINUS}{abs(share) * 100:.1f}{NO_BREAK}%"
