@@ -82,7 +82,9 @@ class Plan:
     @property
     def update_words(self) -> str:
         """What an update of the engine needs beside what is there (max_surge_percent is 0)."""
-        return "nothing more: a replica stops before its successor starts"
+        if self.capacity is not None and self.capacity.max_replicas > 1:
+            return "nothing more: replicas are replaced in turn"
+        return "nothing more: the replica stops first, callers wait for its successor"
 
     @property
     def arithmetic(self) -> list[str]:

@@ -133,6 +133,9 @@ class TopologyOut(Schema):
     tensor_parallel_size: int
     pipeline_parallel_size: int
     accelerators: int
+    accelerators_during_update: int = Field(
+        description="per replica; the same, because a replica stops before its successor starts"
+    )
     nodes_at_least: int
     rank: int | None
     marks: dict[str, str] = Field(description="best_latency, best_cost, smallest -> the reason")
@@ -223,6 +226,7 @@ def topology_out(one: Topology) -> dict[str, Any]:
         "tensor_parallel_size": one.tensor_parallel_size,
         "pipeline_parallel_size": one.pipeline_parallel_size,
         "accelerators": one.accelerators,
+        "accelerators_during_update": one.accelerators,
         "nodes_at_least": one.nodes_at_least,
         "rank": one.rank,
         "marks": dict(one.marks),
