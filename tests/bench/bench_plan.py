@@ -43,12 +43,12 @@ def _measure() -> None:
     h100 = accelerator("H100")
     requests = [PlanRequest(config=config, accelerator=h100, max_model_len=4096) for config in models]
     make_plan(requests[0])  # imports and data files
-    _print("closed form, one plan", [_timed(lambda: make_plan(one)) for one in requests * ROUNDS])
-    _print("all topologies of a model", [_timed(lambda: topologies(one, ClusterView())) for one in requests])
+    _print("closed form, one plan", [_timed(make_plan, one) for one in requests * ROUNDS])
+    _print("all topologies of a model", [_timed(topologies, one, ClusterView()) for one in requests])
     post = _poster()
     bodies = [{"config": config, "accelerator": "H100", "max_model_len": 4096} for config in models]
     post(bodies[0])
-    _print("POST /api/v1/plan", [_timed(lambda: post(body)) for body in bodies * ROUNDS])
+    _print("POST /api/v1/plan", [_timed(post, body) for body in bodies * ROUNDS])
 
 
 def _poster() -> Callable[[dict[str, Any]], Any]:
@@ -74,9 +74,9 @@ def _poster() -> Callable[[dict[str, Any]], Any]:
     return post
 
 
-def _timed(call: Callable[[], Any]) -> float:
+def _timed(call: Callable[..., Any], *arguments: Any) -> float:
     started = time.perf_counter()
-    call()
+    call(*arguments)
     return (time.perf_counter() - started) * 1000
 
 
