@@ -96,6 +96,22 @@ def coming_prices(prices: Sequence[DatedPrice], day: date) -> list[DatedPrice]:
     return [newest[from_date] for from_date in sorted(newest)]
 
 
+def price_states(prices: Sequence[DatedPrice], day: date) -> list[tuple[DatedPrice, str]]:
+    """Every price with what it is on `day`: `now` (it holds), `coming`, `past`, or `corrected` by a later
+    entry for the same day. In the order of `prices`."""
+    held = price_on(prices, day)
+    newest = {price.from_date: price for price in prices}
+    return [(price, _state(price, held, newest, day)) for price in prices]
+
+
+def _state(price: DatedPrice, held: DatedPrice | None, newest: Mapping[date, DatedPrice], day: date) -> str:
+    if newest[price.from_date] is not price:
+        return "corrected"
+    if price is held:
+        return "now"
+    return "coming" if price.from_date > day else "past"
+
+
 def _level(confidence: str) -> str:
     """ "high (another table …)" -> "high"."""
     return confidence.split(";")[0].split("(")[0].strip()

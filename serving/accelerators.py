@@ -93,7 +93,7 @@ def shipped_prices(known: Known) -> tuple[ListPrice, ...]:
 def accelerator(
     name: str, variant: str | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Accelerator | None:
-    """The accelerator called `name` for the planner, or None when it is not known (see `unknown_words`).
+    """The accelerator called `name` for the planner, or None when it is not known (see `unknown_message`).
 
     `variant` as in `find`. `overrides` replaces fields of Accelerator, in its units; with `usable_bytes`
     among them a name that the catalogue lacks is a type of its own. TypeError for a field that is none.
@@ -116,7 +116,7 @@ def suggestions(name: str, count: int = 3) -> list[str]:
     return list(dict.fromkeys([*parts, *close]))[:count]
 
 
-def unknown_words(name: str, variant: str | None = None) -> str:
+def unknown_message(name: str, variant: str | None = None) -> str:
     """Why `accelerator` gave None, with what may have been meant."""
     shown = name.strip()[:60]
     known = find(name)

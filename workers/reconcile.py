@@ -31,7 +31,7 @@ from serving.plan import Decision, LastPut, decide, foreign_apps
 from serving.progress import Deadlines, Progress, Step, Wanted, advance, smoke_answered
 from serving.render import GATEWAY_APP, app_name, digest_of
 from serving.spec import DeploymentSpec
-from workers import lease, observe
+from workers import lease, observe, plan_checks
 from workers.failures import failure_of, unplaceable
 from workers.ray import node_json, ray_client, replica_phases
 from workers.smoke import smoke
@@ -111,7 +111,9 @@ def reconcile_once(ray: RayClient, *, token: int) -> bool:
     lost = observe.write_replicas(apps, token=token, now=now)
     _refuse_unplaceable(token=token)
     sent = _send_if_needed(ray, apps, token=token)
-    return _follow_all(ray, apps, sent, lost, token=token) or sent.decision.put
+    is_under_way = _follow_all(ray, apps, sent, lost, token=token)
+    plan_checks.write_due(ray, token=token, now=time.time())
+    return is_under_way or sent.decision.put
 
 
 @dataclass(frozen=True)

@@ -17,3 +17,11 @@ def retention() -> None:
     from workers.retention import apply_retention
 
     apply_retention()
+
+
+@shared_task(name="workers.exact_plans", ignore_result=True)
+def exact_plans() -> None:
+    """Build what vLLM's own classes say of the models whose exact plan was asked for."""
+    from workers.exact_plans import run_exact_plans
+
+    run_exact_plans()

@@ -8,16 +8,19 @@ from typing import Annotated, Any, Literal
 from django.http import HttpRequest
 from ninja import Query, Router
 
-from console import history, logs
+from console import history, logs, plan_checks
 from console.actions.deployments import find_deployment
 from console.api.activity import Before, event_feed
 from console.api.errors import not_found
-from console.api.outputs import EventOut, Feed, LogOut, Page, PointsOut, RevisionOut
+from console.api.outputs import EventOut, Feed, LogOut, Page, PlanCheckOut, PointsOut, RevisionOut
 from console.api.routing import Limit, Offset, operation
 
 router = Router(tags=["deployments"])
 
 Window = Annotated[int, Query(ge=10, le=34_560_000, description="seconds back from now")]
+RevisionNumber = Annotated[
+    int | None, Query(ge=1, lt=2**31, description="a revision's number; the current one without it")
+]
 Lines = Annotated[int, Query(ge=1, le=logs.MOST_LINES)]
 
 
@@ -41,6 +44,20 @@ def get_revision(request: HttpRequest, name: str, number: int) -> Any:
     if row is None:
         raise not_found(f"{name} has no revision {str(number)[:20]}.")
     return row
+
+
+@operation(router, "GET", "/{name}/plan-check", role="viewer", answer=PlanCheckOut)
+def get_plan_check(request: HttpRequest, name: str, revision: RevisionNumber = None) -> dict[str, Any]:
+    """What a revision planned beside what its engine was measured to hold, and the trend over revisions.
+
+    The current revision where none is named.
+    """
+    deployment = find_deployment(name)
+    number = revision or (deployment.current_revision.number if deployment.current_revision else 0)
+    row = deployment.revisions.select_related("plan_check").filter(number=number).first()
+    if row is None:
+        raise not_found(f"{name} has no revision {number}.")
+    return plan_checks.as_json(deployment, row)
 
 
 @operation(router, "GET", "/{name}/events", role="viewer", answer=Feed[EventOut])

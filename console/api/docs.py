@@ -20,6 +20,7 @@ from console.auth import require
 TAGS = {
     "models": "Models",
     "deployments": "Deployments",
+    "accelerators": "Accelerators and their prices",
     "access": "Keys, you and your tokens",
     "cluster": "Cluster",
     "activity": "Events, requests and fleet metrics",
@@ -30,6 +31,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "create_deployment": {"name": "chat", "model": "demo", "capacity": {"max_replicas": 2}},
     "edit_deployment": {"capacity": {"max_replicas": 3}, "expected_version": 1},
     "roll_back": {"revision": 1},
+    "add_accelerator": {"name": "Our-Card", "usable_bytes": 25_769_803_776, "supply": "owned"},
+    "edit_accelerator": {"supply": "rented", "tflops_16bit": 756, "expected_version": 1},
+    "reset_accelerator": {"expected_version": 1},
+    "add_accelerator_price": {"usd_per_hour": "2.18", "from_date": "2026-12-01", "source": "contract 7"},
     "create_key": {"name": "support-bot"},
     "create_token": {"name": "ci", "role": "operator"},
 }
@@ -70,6 +75,13 @@ def sections() -> list[dict[str, Any]]:
         for method, details in methods.items():
             found[details["tags"][0]].append(_operation(document, path, method, details))
     return [{"tag": tag, "title": title, "operations": found[tag]} for tag, title in TAGS.items()]
+
+
+def example_name(path: str) -> str:
+    """What stands for {name} in an example of this path."""
+    if "/accelerators/" in path:
+        return "H100"
+    return "demo" if "/models/" in path else "chat"
 
 
 def _operation(document: dict[str, Any], path: str, method: str, details: dict[str, Any]) -> dict[str, Any]:
@@ -160,7 +172,7 @@ def _type_words(schema: dict[str, Any]) -> str:
 
 
 def _example(path: str, method: str, body: dict[str, Any] | None) -> str:
-    filled = path.format(name="demo" if "/models/" in path else "chat", number=1, key_id=1, token_id=1)
+    filled = path.format(name=example_name(path), number=1, key_id=1, token_id=1)
     lines = [f'curl -X {method} "$RAYDECK{filled}" \\', '  -H "Authorization: Bearer $TOKEN"']
     if method == "GET":
         lines[0] = f'curl "$RAYDECK{filled}" \\'

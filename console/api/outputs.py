@@ -152,6 +152,55 @@ class RevisionOut(Schema):
     created_at: datetime
 
 
+class DifferenceOut(Schema):
+    """One part as planned and as measured."""
+
+    unit: str = Field(description="bytes (of one rank), tokens, blocks or requests")
+    planned: float | None = Field(description="the expected figure")
+    low: float | None = Field(description="the lower bound where the plan gave a band, else planned")
+    high: float | None
+    measured: float | None
+    error: float | None = Field(description="(measured - planned) / planned")
+    is_off: bool = Field(
+        description="more than 5 % beside the plan, rounding of the engine's log allowed for"
+    )
+    is_within_band: bool | None
+    note: str = Field(description="why it could not be compared")
+
+
+class PlanErrorOut(Schema):
+    """How far one part of one revision was beside its plan."""
+
+    error: float | None
+    is_off: bool
+    is_within_band: bool | None
+
+
+class PlanTrendOut(Schema):
+    """One revision in the trend."""
+
+    revision: int
+    measured_at: float | None
+    cause: str
+    notes: list[str]
+    errors: dict[str, PlanErrorOut]
+
+
+class PlanCheckOut(Schema):
+    """What a revision planned beside what its engine holds; null where there is none."""
+
+    revision: int
+    plan: dict[str, Any] | None = Field(description="as it was stored with the revision")
+    measured: dict[str, Any] | None = Field(description="null until a replica of the revision runs")
+    differences: dict[str, DifferenceOut] = Field(description="by part: weights, kv_cache, kv_blocks …")
+    is_off: bool
+    cause: str = Field(description="the likely cause where something is off, else empty")
+    replica_id: str | None
+    measured_at: float | None
+    notes: list[str] = Field(description="what is missing, and why")
+    trend: list[PlanTrendOut] = Field(description="errors of the newest revisions, oldest first")
+
+
 class EventOut(Schema):
     """Who did what to what, before and after."""
 

@@ -16,8 +16,8 @@ from console.accelerator_figures import figures_of
 from console.accelerator_forms import AddForm, EditForm, PriceForm
 from console.accelerators import CatalogueEntry, catalogue_entries, catalogue_entry, day_of
 from console.auth import require, role_allows
-from serving.accelerator_prices import default_price, price_on
-from serving.accelerators import accelerator, unknown_words
+from serving.accelerator_prices import default_price, price_states
+from serving.accelerators import accelerator, unknown_message
 from serving.errors import Conflict, RaydeckError
 
 LABELS = {
@@ -217,19 +217,8 @@ def _variant_row(entry: CatalogueEntry, variant: str) -> dict[str, Any]:
 
 def _price_rows(entry: CatalogueEntry) -> list[dict[str, Any]]:
     """Prices entered here, newest first, each with what it is today."""
-    held = price_on(entry.prices, day_of(time.time()))
-    last_of_day = {price.from_date: price for price in entry.prices}
-    rows = []
-    for price in reversed(entry.prices):
-        state = "past"
-        if price is held:
-            state = "now"
-        elif price in entry.coming:
-            state = "coming"
-        elif last_of_day[price.from_date] is not price:
-            state = "corrected"
-        rows.append({"price": price, "state": state})
-    return rows
+    rows = price_states(entry.prices, day_of(time.time()))
+    return [{"price": price, "state": state} for price, state in reversed(rows)]
 
 
 def _list_rows(entry: CatalogueEntry) -> list[dict[str, Any]]:
@@ -250,7 +239,7 @@ def _searched(entry: CatalogueEntry) -> str:
 def _entry(name: str) -> CatalogueEntry:
     entry = catalogue_entry(name)
     if entry is None:
-        raise Http404(unknown_words(name))
+        raise Http404(unknown_message(name))
     return entry
 
 

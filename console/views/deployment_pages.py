@@ -15,7 +15,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.views.decorators.http import require_GET
 
-from console import charts, costs, fleet, history, snippets, states
+from console import charts, costs, fleet, history, plan_checks, snippets, states
 from console.auth import require
 from console.desired import desired_document
 from console.differences import differences
@@ -33,7 +33,7 @@ TABS = (
     ("deployment-revisions", "Revisions"),
     ("deployment-config", "Config"),
 )
-PARTS = ("head", "timeline", "replicas", "events_card", "revisions_card")
+PARTS = ("head", "timeline", "replicas", "plan_check", "events_card", "revisions_card")
 EVENTS_SHOWN, REVISIONS_SHOWN, REPLICAS_SHOWN = 6, 5, 20
 EVENTS_PER_PAGE = 50
 
@@ -41,7 +41,9 @@ EVENTS_PER_PAGE = 50
 def find(name: str) -> Deployment:
     """The deployment with its model, revision and status, or a page that says there is none."""
     deployment = (
-        Deployment.objects.select_related("model", "current_revision", "status").filter(name=name).first()
+        Deployment.objects.select_related("model", "current_revision__plan_check", "status")
+        .filter(name=name)
+        .first()
     )
     if deployment is None:
         raise Http404(f"There is no deployment called {name}.")
@@ -128,6 +130,7 @@ def revisions(request: HttpRequest, name: str) -> HttpResponse:
             {"revision": row, "changes": [] if before is None else differences(before, row.engine)}
             for row, before in zip(rows, earlier, strict=True)
         ],
+        "plan_trend": plan_checks.trend_table(deployment),
     }
     return render(request, "deployments/revisions.html", context)
 
@@ -150,6 +153,7 @@ def revision(request: HttpRequest, name: str, number: int) -> HttpResponse:
         "numbers": list(deployment.revisions.exclude(number=number).values_list("number", flat=True)),
         "changes": differences(compared.engine, chosen.engine) if compared else [],
         "document": _yaml(chosen.engine),
+        "plan_check": plan_checks.shown(chosen),
     }
     return render(request, "deployments/revision.html", context)
 
@@ -224,6 +228,7 @@ def _overview_parts(deployment: Deployment, now: float) -> dict[str, Any]:
         "events": list(deployment.events.all()[:EVENTS_SHOWN]),
         "revisions": revisions_shown,
         "cost_so_far_usd": costs.cost_so_far_usd(deployment, now),
+        "plan_check": plan_checks.shown(deployment.current_revision) if deployment.current_revision else None,
     }
 
 
@@ -232,7 +237,7 @@ def _yaml(value: Any) -> str:
 
 
 def _revision(deployment: Deployment, number: int) -> Revision:
-    found = deployment.revisions.filter(number=number).first()
+    found = deployment.revisions.select_related("plan_check").filter(number=number).first()
     if found is None:
         raise Http404(f"{deployment.name} has no revision {number}.")
     return found

@@ -31,6 +31,7 @@ PASSED_ON = (
     "enable_prefix_caching",
     "enable_expert_parallel",
     "async_scheduling",
+    "mamba_ssm_cache_dtype",
 )
 ROOM_FOR_ANY_REQUEST_BYTES = 1 << 60
 ATTENTION_MARKS = ("attn", "attention", "mixer", "mamba", "linear_attn", "conv", "ssm")

@@ -127,6 +127,11 @@ def act_as_cuda(*, capability: tuple[int, int], device_name: str, device_memory_
             return False
 
         @classmethod
+        def current_device(cls) -> Any:
+            # An index would mean a CUDA device to torch.
+            return cls.device_type
+
+        @classmethod
         def get_cuda_runtime_major(cls) -> int:
             return 12
 

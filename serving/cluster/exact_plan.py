@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -43,6 +44,15 @@ from serving.cluster.exact_request import (
 
 DEFAULT_MEMORY_LIMIT_BYTES = 8 << 30
 DEFAULT_CPU_LIMIT_S = 110
+DEFAULT_WALL_LIMIT_S = 300
+NOT_OF_THE_REQUEST = (
+    "config",
+    "safetensors_index",
+    "memory_limit_bytes",
+    "cpu_limit_s",
+    "wall_limit_s",
+    "nice",
+)
 BAD_REQUEST = 2
 
 
@@ -50,7 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit code."""
     given = _parser().parse_args(arguments)
     answers = _keep_standard_output()
+    os.nice(given.nice)
     _limit_this_process(memory_bytes=given.memory_limit_bytes, cpu_s=given.cpu_limit_s)
+    # Should the caller be gone, this ends the process (SIGALRM's default) instead of leaving it behind.
+    signal.alarm(given.wall_limit_s)
     try:
         request = _request(given)
     except BadExactRequest as error:
@@ -168,11 +181,7 @@ def _notes(request: ExactRequest) -> list[str]:
 def _request(given: argparse.Namespace) -> ExactRequest:
     if given.config is None:
         return request_from_json(sys.stdin.buffer.read(REQUEST_LIMIT_BYTES + 1))
-    values = {
-        name: value
-        for name, value in vars(given).items()
-        if name not in ("config", "safetensors_index", "memory_limit_bytes", "cpu_limit_s")
-    }
+    values = {name: value for name, value in vars(given).items() if name not in NOT_OF_THE_REQUEST}
     if values["compute_capability"] is not None:
         values["compute_capability"] = [
             int(part) if part.isdigit() else -1 for part in values["compute_capability"].split(".")
@@ -193,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--safetensors-index", type=Path)
     parser.add_argument("--tp", dest="tensor_parallel_size", type=int, default=1)
     parser.add_argument("--pp", dest="pipeline_parallel_size", type=int, default=1)
-    for name in ("dtype", "quantization", "kv-cache-dtype", "accelerator-name"):
+    for name in ("dtype", "quantization", "kv-cache-dtype", "mamba-ssm-cache-dtype", "accelerator-name"):
         parser.add_argument(f"--{name}")
     for name in (
         "max-model-len",
@@ -210,6 +219,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compute-capability", help="like 9.0")
     parser.add_argument("--memory-limit-bytes", type=int, default=DEFAULT_MEMORY_LIMIT_BYTES)
     parser.add_argument("--cpu-limit-s", type=int, default=DEFAULT_CPU_LIMIT_S)
+    parser.add_argument("--wall-limit-s", type=int, default=DEFAULT_WALL_LIMIT_S)
+    parser.add_argument("--nice", type=int, default=0)
     return parser
 
 

@@ -11,11 +11,12 @@ import traceback
 from dataclasses import dataclass
 
 LONGEST_MESSAGE = 600
-REFUSING = (ValueError, AssertionError, NotImplementedError, KeyError, TypeError, ZeroDivisionError)
-"""What vLLM and Transformers raise for configurations they cannot use."""
+REFUSING = (ValueError, AssertionError, NotImplementedError)
+"""What vLLM and Transformers raise on purpose. A TypeError or KeyError may come from what is faked."""
 SURROUNDINGS = re.compile(
-    r"cuda|nvml|no kernel|not compiled|driver|meta tensor|meta device|torchvision|torchaudio|flashinfer"
-    r"|libcuda|process group|No module named|offline|couldn't connect|LocalEntryNotFound|Can't load",
+    r"cuda|nvml|backend|no kernel|not compiled|driver|meta tensor|meta device|torchvision|torchaudio"
+    r"|flashinfer|libcuda|process group|No module named|offline|couldn't connect|LocalEntryNotFound"
+    r"|Can't load",
     re.IGNORECASE,
 )
 FIELDS = (
@@ -68,8 +69,6 @@ def refusal_of(error: Exception, *, step: str) -> Refusal | str:
         message = (
             f"vLLM stops while it builds {place.owner or 'the model'}: {place.line or 'an assertion fails'}"
         )
-    if isinstance(error, KeyError):
-        message = f"the configuration lacks or misnames {message}"
     return Refusal(step=step, message=message[:LONGEST_MESSAGE], field=_field_of(message, place))
 
 
@@ -100,6 +99,8 @@ def _first_cause(error: Exception) -> str:
     text = str(error).strip()
     wrapped = re.search(r"(?:Value error|Assertion failed), (.*?)(?: \[type=|\n|$)", text)
     line = wrapped.group(1) if wrapped else next((part for part in text.splitlines() if part.strip()), "")
+    # The folder that stands in for the model's own is nobody's business.
+    line = re.sub(r"(?: (?:in|at|from))? ['\"]?/\S*exact-plan-\w+['\"]?", "", line)
     return line.strip().strip("'\"") or type(error).__name__
 
 

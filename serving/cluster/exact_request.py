@@ -53,6 +53,7 @@ class ExactRequest:
     enable_prefix_caching: bool | None = None
     enable_expert_parallel: bool = False
     async_scheduling: bool | None = None
+    mamba_ssm_cache_dtype: str | None = None
     device: str = "cuda"
     accelerator_name: str = "NVIDIA H100 80GB HBM3"
     accelerator_memory_bytes: int = 85_017_493_504
@@ -69,7 +70,7 @@ WHOLE_NUMBERS = {
     "block_size": 1 << 20,
     "accelerator_memory_bytes": 1 << 50,
 }
-TEXTS = ("dtype", "quantization", "kv_cache_dtype", "device", "accelerator_name")
+TEXTS = ("dtype", "quantization", "kv_cache_dtype", "mamba_ssm_cache_dtype", "device", "accelerator_name")
 FLAGS = ("enable_prefix_caching", "enable_expert_parallel", "async_scheduling")
 
 
@@ -131,7 +132,11 @@ def dtypes_from_index(path: Path) -> dict[str, str]:
     names = index.get("weight_map")
     if not isinstance(names, dict):
         raise BadExactRequest("the index has no weight_map", field="safetensors_index")
-    return {name: "I32" if name.endswith(PACKED_SUFFIXES) else "F16" for name in names}
+    return {name: _guessed_dtype(name) for name in names}
+
+
+def _guessed_dtype(name: str) -> str:
+    return "I32" if name.endswith(PACKED_SUFFIXES) else "F16"
 
 
 def _check_whole_number(value: Any, *, name: str, highest: int) -> None:
@@ -166,7 +171,9 @@ def _dtypes(given: Any, groups: Any, *, layers: int) -> dict[str, str]:
 def _names_of_group(group: Any, *, layers: int) -> Iterator[tuple[str, str]]:
     """Names as far as they tell layers apart: further numbers (experts) count up to the group's size."""
     try:
-        pattern, dtype, count = str(group["pattern"]), str(group["dtype"]), int(group["count"])
+        pattern, count = str(group["pattern"]), int(group["count"])
+        # Groups that come from an index know no types.
+        dtype = str(group["dtype"]) or _guessed_dtype(pattern)
         indices = [int(index) for index in group.get("indices") or range(layers)]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise BadExactRequest("a tensor group lacks pattern, dtype or count", field="tensor_groups") from None

@@ -43,6 +43,7 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
         except Unmodelled as reason:
             unknown_because, layers = str(reason), _plain_layers(sizes)
         tied_by_default = family.ties_by_default
+    layers = _interned(layers)
     extra = {} if traits is None else {"traits": traits}
     return Architecture(
         name=name,
@@ -69,6 +70,12 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
         config=config,
         **extra,
     )
+
+
+def _interned(layers: list[Layer]) -> list[Layer]:
+    """Equal layers as one object, so that everything that follows sizes each kind once."""
+    known: dict[Layer, Layer] = {}
+    return [known.setdefault(layer, layer) for layer in layers]
 
 
 def _name(config: dict[str, Any]) -> str | None:

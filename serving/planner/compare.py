@@ -10,7 +10,7 @@ causes.py does.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from serving.planner.measured import Measured
@@ -212,19 +212,18 @@ def _why_not(
 def _difference(
     part: str, unit: Unit, planned: PlannedPart | None, value: float | None, coarse: float, note: str
 ) -> Difference:
-    bounds = (planned.expected, planned.low, planned.high) if planned else (None, None, None)
+    known = Difference(part, unit, measured=value, note=note)
+    if planned is not None:
+        known = replace(known, planned=planned.expected, low=planned.low, high=planned.high)
     if note or planned is None or value is None:
-        return Difference(part, unit, *bounds, measured=value, note=note)
+        return known
     beside = max(planned.low - value, value - planned.high, 0.0)
     # An estimate is off outside its band; what the operator plans with is off beside its expected figure.
     nearest = planned.low if value < planned.low else planned.high
     if part in ("kv_cache", "kv_blocks", "kv_tokens", "max_concurrency"):
         beside, nearest = abs(value - planned.expected), planned.expected
-    return Difference(
-        part,
-        unit,
-        *bounds,
-        measured=value,
+    return replace(
+        known,
         error=(value - planned.expected) / planned.expected if planned.expected else None,
         is_off=beside > TOLERANCE * abs(nearest) + coarse,
         is_within_band=planned.low - coarse <= value <= planned.high + coarse if planned.is_band else None,

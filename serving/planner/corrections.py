@@ -30,8 +30,9 @@ FEWEST_REQUESTS = 5
 """A window of fewer finished requests is no measurement: one long prompt would make it."""
 UNLOADED_CONCURRENCY = 1.0
 """Time to first token is compared only in windows this quiet: above, it holds queueing too."""
-NORMAL_90 = 1.645
-"""Half-width of the central 90 % of a normal distribution, in standard deviations."""
+HALF_WIDTH = 1.881
+"""Of the central 94 % of a normal distribution, in standard deviations: the share a prediction's band holds
+(`latency_fit.INSIDE`)."""
 BASIS = "corrected by measurements"
 
 
@@ -146,17 +147,17 @@ def factor_of(measured: Sequence[tuple[float, int, Range]]) -> Factor:
     centre, spread = share * mean, sqrt(before * (1 - share) + scatter)
     return Factor(
         value=exp(centre),
-        low=exp(centre - NORMAL_90 * spread),
-        high=exp(centre + NORMAL_90 * spread),
+        low=exp(centre - HALF_WIDTH * spread),
+        high=exp(centre + HALF_WIDTH * spread),
         windows=count,
         requests=sum(requests for _, requests, _ in measured),
     )
 
 
 def _band_variance(predicted: Range) -> float:
-    """Variance of the logarithm that a band of the central 90 % speaks of; never quite 0."""
+    """Variance of the logarithm that a band of the central 94 % speaks of; never quite 0."""
     low = max(predicted.low, predicted.expected * 1e-3)
-    return max(1e-4, (log(predicted.high / low) / (2 * NORMAL_90)) ** 2)
+    return max(1e-4, (log(predicted.high / low) / (2 * HALF_WIDTH)) ** 2)
 
 
 def _moved(predicted: Range, factor: Factor) -> Range:

@@ -86,7 +86,7 @@ class Load:
 @cache
 def shipped_fit() -> dict[str, Any]:
     """The fit file: coefficients, bands, the data's digest, the date and the scores."""
-    return json.loads(FIT_FILE.read_text())  # type: ignore[no-any-return]
+    return json.loads(FIT_FILE.read_text())
 
 
 @cache
@@ -134,7 +134,8 @@ def unknown_because(request: PlanRequest, architecture: Architecture, memory: Me
 def load_of(request: PlanRequest, memory: Memory) -> Load:
     """What runs at once: the asked concurrency, less what max_num_seqs or the KV cache make wait."""
     tokens = request.prompt_tokens + -(-request.output_tokens // 2)
-    running = min(request.concurrency, max(1, requests_in_room(memory, tokens)))
+    room = requests_in_room(memory, tokens)
+    running = request.concurrency if room is None else min(request.concurrency, max(1, room))
     if request.max_num_seqs:
         running = min(running, request.max_num_seqs)
     return Load(running, request.prompt_tokens, request.output_tokens)

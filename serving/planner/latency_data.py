@@ -109,7 +109,7 @@ def sample_of(run: MeasuredRun, planned: Planned) -> Sample:
 def config_of(model: str, precision: str) -> dict[str, Any]:
     """The model's config.json in the precision that was measured."""
     name = model.partition("/")[2] or model
-    return json.loads((CONFIGS / f"{name}.{precision}.json").read_text())  # type: ignore[no-any-return]
+    return json.loads((CONFIGS / f"{name}.{precision}.json").read_text())
 
 
 def _run(row: dict[str, str]) -> MeasuredRun:

@@ -52,7 +52,7 @@ ROUNDS = 12
 SWEEPS = 200
 TTFT_CONCURRENCY = 4
 """Runs with at most so many requests in flight show the prefill almost without a queue; none had fewer."""
-INSIDE = (0.05, 0.95)
+INSIDE = (0.03, 0.97)
 BEYOND = (0.01, 0.99)
 """Quantiles of measured over predicted that become the band, and the one for plans unlike any measured."""
 
@@ -193,8 +193,8 @@ def non_negative_fit(
 ) -> dict[str, float]:
     """Coefficients >= 0 whose weighted sum of terms is near the measured seconds, in relative error.
 
-    Iteratively reweighted least squares: errors are relative to the geometric mean of measured and
-    predicted, so that twice and half weigh the same, and rows far off count linearly.
+    Iteratively reweighted least squares: errors are relative to the larger of measured and predicted, so
+    that twice and half weigh the same and no row can weigh without bound; rows far off count linearly.
     """
     names = list(before)
     scaled = [([terms[name] * before[name] for name in names], measured) for terms, measured in rows]
@@ -235,7 +235,7 @@ def _add_row(
     gram: list[list[float]], right: list[float], terms: list[float], measured: float, values: list[float]
 ) -> None:
     predicted = sum(term * value for term, value in zip(terms, values, strict=True))
-    unit_s = (measured * max(predicted, 1e-9)) ** 0.5
+    unit_s = max(measured, predicted)
     error = abs(predicted - measured) / unit_s
     weight = min(1.0, TOLERATED / error) if error else 1.0
     weight /= unit_s * unit_s

@@ -183,12 +183,10 @@ def work_of(request: PlanRequest, architecture: Architecture, memory: Memory) ->
     )
 
 
-def requests_in_room(memory: Memory, tokens: int) -> int:
-    """Requests of `tokens` tokens each that the KV cache holds at once."""
+def requests_in_room(memory: Memory, tokens: int) -> int | None:
+    """Requests of `tokens` tokens each that the KV cache holds at once; None where it is not known."""
     each = sum(min(group.blocks_per_request, -(-tokens // group.block_tokens)) for group in memory.groups)
-    if each <= 0:
-        return 0
-    return memory.num_blocks // each
+    return memory.num_blocks // each if each > 0 else None
 
 
 def _links(request: PlanRequest, card: Accelerator) -> tuple[float | None, float | None]:

@@ -27,6 +27,8 @@ class Linear:
     quantizable: bool = True
     shards: tuple[str, ...] = ()
     bytes_per_element: int | None = None
+    is_split: bool = True
+    """False where every tensor-parallel rank holds the whole module."""
 
     @property
     def width(self) -> int:

@@ -63,14 +63,14 @@ def _latent_pieces(
         pieces += [
             Linear(
                 PART, f"{name}.fused_qkv_a_proj", hidden, (latent.query_rank, down), hidden,
-                shards=("q_a_proj", "kv_a_proj_with_mqa"),
+                shards=("q_a_proj", "kv_a_proj_with_mqa"), is_split=False,
             ),
             Tensor(PART, latent.query_rank),
             Linear(PART, f"{name}.q_b_proj", latent.query_rank, (heads * query_head,), latent.query_rank),
         ]  # fmt: skip
     else:
         pieces += [
-            Linear(PART, f"{name}.kv_a_proj_with_mqa", hidden, (down,), hidden),
+            Linear(PART, f"{name}.kv_a_proj_with_mqa", hidden, (down,), hidden, is_split=False),
             Linear(PART, f"{name}.q_proj", hidden, (heads * query_head,), hidden),
         ]
     up = heads * (latent.nope_head_dim + latent.value_head_dim)
@@ -86,7 +86,7 @@ def _indexer_pieces(latent: Latent, name: str, *, hidden: int) -> list[Piece]:
     """The indexer of sparse attention is on every rank whole."""
     query_rank, size, heads = latent.query_rank or hidden, latent.indexer_head_dim, latent.indexer_heads
     return [
-        Linear(PART, f"{name}.indexer.wq_b", query_rank, (size * heads,), query_rank),
+        Linear(PART, f"{name}.indexer.wq_b", query_rank, (size * heads,), query_rank, is_split=False),
         Linear(PART, f"{name}.indexer.wk_weights_proj", hidden, (size, heads), hidden, quantizable=False),
         Tensor(PART, 2 * size, bytes_per_element=4),
     ]

@@ -45,8 +45,9 @@ def mixture_pieces(mixture: Mixture, traits: Traits, *, hidden: int, rank: Rank)
     router_bytes = 4 if traits.router_is_float32 else None
     pieces: list[Piece] = [
         Linear(
-            "router", f"{name}.{traits.router_name}", hidden, (mixture.experts,), hidden, bias=traits.router_bias,
-            quantizable=traits.router_is_quantizable, bytes_per_element=router_bytes,
+            "router", f"{name}.{traits.router_name}", hidden, (mixture.experts,), hidden,
+            bias=traits.router_bias, quantizable=traits.router_is_quantizable, is_split=False,
+            bytes_per_element=router_bytes,
         ),
         _routed(mixture, traits, hidden=hidden, rank=rank),
     ]  # fmt: skip
@@ -54,10 +55,13 @@ def mixture_pieces(mixture: Mixture, traits: Traits, *, hidden: int, rank: Rank)
         pieces.append(Tensor("router", mixture.experts, bytes_per_element=4))
     if mixture.latent_hidden:
         pieces += [
-            Linear("experts", f"{name}.fc1_latent_proj", hidden, (mixture.latent_hidden,), hidden, bias=traits.mlp_bias),
+            Linear(
+                "experts", f"{name}.fc1_latent_proj", hidden, (mixture.latent_hidden,), hidden,
+                bias=traits.mlp_bias, is_split=False,
+            ),
             Linear(
                 "experts", f"{name}.fc2_latent_proj", mixture.latent_hidden, (hidden,), mixture.latent_hidden,
-                bias=traits.mlp_bias,
+                bias=traits.mlp_bias, is_split=False,
             ),
         ]  # fmt: skip
     if mixture.shared_intermediate:
@@ -67,11 +71,11 @@ def mixture_pieces(mixture: Mixture, traits: Traits, *, hidden: int, rank: Rank)
             else traits.shared_name[1:]
         )
         pieces += dense_pieces(
-            "shared experts", shared, hidden=hidden, intermediate=mixture.shared_intermediate,
+            "shared_experts", shared, hidden=hidden, intermediate=mixture.shared_intermediate,
             gated=traits.experts_are_gated, bias=False, rank=rank, field="shared_expert_intermediate_size",
         )  # fmt: skip
         if traits.shared_expert_is_gated:
-            pieces.append(Tensor("shared experts", hidden))
+            pieces.append(Tensor("shared_experts", hidden))
     return pieces
 
 

@@ -30,7 +30,8 @@ def _mamba1(recurrent: Recurrent, traits: Traits, hidden: int, rank: Rank) -> li
     pieces: list[Piece] = [
         Linear(PART, "mamba.conv1d", recurrent.convolution_kernel, (share,), recurrent.convolution_kernel,
                bias=recurrent.convolution_has_bias, quantizable=False),
-        Linear(PART, "mamba.in_proj", hidden, (share, share), hidden, bias=recurrent.has_bias, quantizable=can),
+        Linear(PART, "mamba.in_proj", hidden, (share, share), hidden, bias=recurrent.has_bias,
+               quantizable=can),
         Linear(PART, "mamba.x_proj", share, (steps + 2 * states,), inner, quantizable=can),
         Linear(PART, "mamba.dt_proj", steps, (share,), steps, bias=True, quantizable=can),
         Linear(PART, "mamba.out_proj", share, (hidden,), inner, bias=recurrent.has_bias, quantizable=can),
@@ -52,9 +53,10 @@ def _mamba2(recurrent: Recurrent, traits: Traits, hidden: int, rank: Rank) -> li
     share = rank.divide(inner, name="mamba_expand", what="Mamba's inner width")
     side = grouped // tp
     pieces: list[Piece] = [
-        Linear(PART, "mixer.conv1d", kernel, (share, side, side), kernel, bias=recurrent.convolution_has_bias,
-               quantizable=False),
-        Linear(PART, "mixer.in_proj", hidden, (share, share, side, side, heads), hidden, bias=recurrent.has_bias),
+        Linear(PART, "mixer.conv1d", kernel, (share, side, side), kernel,
+               bias=recurrent.convolution_has_bias, quantizable=False),
+        Linear(PART, "mixer.in_proj", hidden, (share, share, side, side, heads), hidden,
+               bias=recurrent.has_bias),
         Linear(PART, "mixer.out_proj", share, (hidden,), inner, bias=recurrent.has_bias),
         Tensor(PART, heads, bytes_per_element=4),
         Tensor(PART, 2 * heads),

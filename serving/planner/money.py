@@ -58,8 +58,8 @@ def replica_usd_per_hour(request: PlanRequest) -> Decimal | None:
 
 
 def full_load_concurrency(request: PlanRequest, memory: Memory) -> int:
-    """Requests of prompt + output tokens that run at once without preemption; 0 when not even one fits."""
-    room = requests_in_room(memory, request.prompt_tokens + request.output_tokens)
+    """Requests of prompt + output tokens that run at once without preemption; 0 when none or not known."""
+    room = requests_in_room(memory, request.prompt_tokens + request.output_tokens) or 0
     return min(room, request.max_num_seqs) if request.max_num_seqs else room
 
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 GIB = 1 << 30
 
-Regime = Literal["v1", "v2"]
-"""Which runner's profiling rule decides the activation peak: v2 is vLLM 0.29's default on CUDA."""
+Regime = Literal["v1", "v2", "v1-native", "v1-flashinfer"]
+"""Which runner's profiling rule decides the activation peak: v2 is vLLM 0.29's default on CUDA; v1 is the
+older runner with its native sampler (v1-native) or FlashInfer's."""
 
 
 class BadPlanInput(ValueError):

@@ -16,6 +16,7 @@ from serving.planner.layers_feed_forward import feed_forward_pieces
 from serving.planner.layers_recurrent import recurrent_pieces
 from serving.planner.quantization import UNQUANTIZED
 from serving.planner.quantization_reading import Quantization
+from serving.planner.weights_checks import check_experts, check_linear
 from serving.planner.weights_padding import padded_experts, relayout_bytes
 
 VOCABULARY_PADDING = 64
@@ -72,9 +73,9 @@ def plan_weights(
             parts.update(sizer.layer_parts(layer_index))
         parts.update(sizer.outer_parts(is_first=index == 0, is_last=index == pipeline_parallel - 1))
         tables = {rope for layer in architecture.layers[first : first + count] for rope in layer.ropes}
-        parts["rotary tables"] = sum(table.table_bytes for table in tables)
+        parts["rotary_tables"] = sum(table.table_bytes for table in tables)
         if index == 0 and tower_bytes:
-            parts["vision tower"] = tower_bytes
+            parts["vision_tower"] = tower_bytes
         stages.append(StageWeights(first, count, {part: size for part, size in parts.items() if size}))
     return Weights(tuple(stages), rank.problems)
 
@@ -198,6 +199,7 @@ class _Sizer:
             return piece.elements * (piece.bytes_per_element or default)
         if isinstance(piece, Experts):
             scheme = self.quantization.scheme_of(prefix + piece.name, (), experts=True)
+            check_experts(piece, scheme, self.rank)
             padded = padded_experts(piece, scheme, self.compute_capability)
             return scheme.experts_bytes(padded, default) + relayout_bytes(
                 padded, scheme, self.compute_capability
@@ -207,15 +209,5 @@ class _Sizer:
             if piece.quantizable
             else UNQUANTIZED
         )
-        self._check_blocks(piece, scheme)
+        check_linear(piece, scheme, self.rank)
         return scheme.linear_bytes(piece, default)
-
-    def _check_blocks(self, piece: Linear, scheme: object) -> None:
-        """Formats with groups or blocks need the rank's share to hold whole ones."""
-        kind = getattr(scheme, "scales", "none")
-        if kind == "group" and scheme.group_size > 0 and piece.inputs % scheme.group_size:  # type: ignore[attr-defined]
-            self.rank.refuse(
-                "quantization_config",
-                f"{piece.name} has {piece.inputs:,} inputs per rank, no multiple of the quantisation's group size "
-                f"{scheme.group_size}.",  # type: ignore[attr-defined]
-            )

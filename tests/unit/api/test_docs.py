@@ -9,7 +9,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
-from console.api.docs import EXAMPLES, sections
+from console.api.docs import EXAMPLES, example_name, sections
 from console.models import ClusterStatus, Deployment, User
 from tests.unit.api.conftest import Caller, make_model
 from tests.unit.api.test_walk import ALL
@@ -60,6 +60,6 @@ def test_each_example_is_accepted(
         body["name"] = "another"
     if operation == "roll_back":
         as_admin.patch("deployments/chat", {"engine": {"max_num_seqs": 4}, "expected_version": 1})
-    path = shown["path"].format(name="demo" if "/models/" in shown["path"] else "chat")
+    path = shown["path"].format(name=example_name(shown["path"]))
     response = as_admin.call(shown["method"], path, body)
     assert response.status_code in (200, 201), response.content

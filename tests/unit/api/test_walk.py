@@ -39,7 +39,17 @@ def test_every_noun_and_verb_is_there() -> None:
         assert ("POST", f"/api/v1/deployments/chat/{verb}") in paths
     for part in ("revisions", "events", "logs", "metrics"):
         assert ("GET", f"/api/v1/deployments/chat/{part}") in paths
-    for noun in ("models", "deployments", "keys", "cluster", "me", "me/tokens", "events", "requests"):
+    for noun in (
+        "models",
+        "deployments",
+        "accelerators",
+        "keys",
+        "cluster",
+        "me",
+        "me/tokens",
+        "events",
+        "requests",
+    ):
         assert ("GET", f"/api/v1/{noun}") in paths
 
 
@@ -78,7 +88,11 @@ def test_an_unknown_thing_is_404_or_a_named_400(method: str, path: str, as_admin
 
 def _expect(method: str, path: str) -> int:
     # These have a body or version to complain about first.
-    return 400 if method == "PATCH" or path.endswith("rollback") else 404
+    return (
+        400
+        if method == "PATCH" or path.endswith(("rollback", "reset", "prices")) and method == "POST"
+        else 404
+    )
 
 
 @pytest.mark.parametrize("path", ["", "nothing", "models/", "deployments/a/b/c", "docs", "keys/x/y"])

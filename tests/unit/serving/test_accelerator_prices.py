@@ -9,7 +9,13 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.accelerator_prices import coming_prices, default_price, list_prices, price_on
+from serving.accelerator_prices import (
+    coming_prices,
+    default_price,
+    list_prices,
+    price_on,
+    price_states,
+)
 
 
 @dataclass(frozen=True)
@@ -88,3 +94,18 @@ def test_coming_prices_are_those_that_will_hold(entries: list[Entry], day: date)
     for entry in coming:
         assert price_on(entries, entry.from_date) == entry
         assert price_on(entries, entry.from_date - timedelta(days=1)) != entry
+
+
+@given(ENTRIES, DAYS)
+def test_each_entry_is_held_coming_past_or_corrected(entries: list[Entry], day: date) -> None:
+    states = price_states(entries, day)
+    assert [entry for entry, _ in states] == entries
+    held = [entry for entry, state in states if state == "now"]
+    assert held == [entry for entry in [price_on(entries, day)] if entry is not None]
+    coming = sorted((e for e, state in states if state == "coming"), key=lambda e: e.from_date)
+    assert coming == coming_prices(entries, day)
+    for entry, state in states:
+        later = any(e.from_date == entry.from_date and e.number > entry.number for e in entries)
+        assert (state == "corrected") == later
+        if state == "past":
+            assert entry.from_date < day

@@ -19,7 +19,7 @@ from serving.accelerators import (
     catalogue,
     find,
     suggestions,
-    unknown_words,
+    unknown_message,
     usable_bytes,
     variant_names,
 )
@@ -137,12 +137,12 @@ def test_overrides_replace_figures_and_make_a_type_of_its_own() -> None:
 def test_a_name_that_is_near_one_gets_it_suggested(name: str, expected: str) -> None:
     assert accelerator(name) is None
     assert expected in suggestions(name)
-    assert f"“{name}”" in unknown_words(name) and "Did you mean" in unknown_words(name)
+    assert f"“{name}”" in unknown_message(name) and "Did you mean" in unknown_message(name)
 
 
 def test_a_name_like_no_other_and_a_variant_that_is_none_are_said_plainly() -> None:
-    assert "such as H100" in unknown_words("nonsense")
-    assert "A100 has no variant “60GB”; it has A100-SXM4-80GB," in unknown_words("A100", "60GB")
+    assert "such as H100" in unknown_message("nonsense")
+    assert "A100 has no variant “60GB”; it has A100-SXM4-80GB," in unknown_message("A100", "60GB")
     assert accelerator("A100", "60GB") is None
     assert accelerator("A100", "60GB", {"usable_bytes": 1}) is None
 
@@ -150,7 +150,7 @@ def test_a_name_like_no_other_and_a_variant_that_is_none_are_said_plainly() -> N
 @given(st.text(max_size=200), st.none() | st.text(max_size=50))
 def test_no_name_breaks_the_search(name: str, variant: str | None) -> None:
     accelerator(name, variant)
-    assert unknown_words(name, variant).endswith((".", "?"))
+    assert unknown_message(name, variant).endswith((".", "?"))
 
 
 def test_a_compute_capability_is_two_numbers_or_nothing() -> None:

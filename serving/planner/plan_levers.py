@@ -1,0 +1,97 @@
+"""Which single change would make a tight or missing plan fit, found by trying it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from serving.planner.architecture import Architecture
+from serving.planner.plan_accounting import Account, account_of, spare_bytes, weights_of
+from serving.planner.quantization_reading import Quantization
+from serving.planner.refusals import refusals
+from serving.planner.request import PlanRequest
+from serving.planner.result import Verdict
+
+SEQUENCES = (512, 256, 128, 64, 32, 16)
+BATCHES = (8192, 4096, 2048, 1024, 512)
+LENGTH_STEP = 256
+SHORTEST_LENGTH = 1024
+MOST_RANKS = 16
+
+Change = tuple[str, PlanRequest]
+
+
+def best_lever(
+    request: PlanRequest, architecture: Architecture, quantization: Quantization, verdict: Verdict
+) -> str:
+    """A sentence with the first change that makes it fit at the upper estimate; empty where none is found."""
+
+    known = weights_of(request, architecture, quantization)
+
+    def account(changed: PlanRequest) -> Account | None:
+        if refusals(changed, architecture, quantization):
+            return None
+        found = account_of(
+            changed, architecture, quantization, known if _topology(changed) == _topology(request) else None
+        )
+        return None if found.problems or found.rooms is None else found
+
+    for words, changed in _changes(request, verdict, account):
+        found = account(changed)
+        if found is not None and _holds(changed, found):
+            return f"{words} makes it fit."
+    return ""
+
+
+def _topology(request: PlanRequest) -> tuple[int, int]:
+    return request.tensor_parallel_size, request.pipeline_parallel_size
+
+
+def _holds(request: PlanRequest, account: Account) -> bool:
+    spare = spare_bytes(request, account, upper=True)
+    return account.fits(upper=True) and (spare is None or spare >= 0)
+
+
+def _changes(
+    request: PlanRequest, verdict: Verdict, account: Callable[[PlanRequest], Account | None]
+) -> Iterator[Change]:
+    assert request.max_num_seqs is not None and request.max_num_batched_tokens is not None
+    if request.accelerator is not None and request.kv_cache_memory_bytes is None:
+        for count in SEQUENCES:
+            if count < request.max_num_seqs:
+                yield f"Lowering max_num_seqs to {count}", replace(request, max_num_seqs=count)
+        for batch in BATCHES:
+            if batch < request.max_num_batched_tokens:
+                changed = replace(
+                    request, max_num_batched_tokens=batch, max_num_seqs=min(request.max_num_seqs, batch, 256)
+                )
+                yield (
+                    f"Lowering max_num_batched_tokens to {batch} and max_num_seqs to {changed.max_num_seqs}",
+                    changed,
+                )
+        if request.kv_cache_dtype == "auto":
+            yield "An FP8 KV cache (kv_cache_dtype fp8)", replace(request, kv_cache_dtype="fp8")
+    yield from _shorter(request, account)
+    if request.accelerator is not None:
+        yield from _more_ranks(request)
+
+
+def _shorter(request: PlanRequest, account: Callable[[PlanRequest], Account | None]) -> Iterator[Change]:
+    """The longest context that fits at the upper estimate, rounded down."""
+    found = account(request)
+    if found is None or found.geometry is None or not found.geometry.groups or min(found.rooms.least) <= 0:  # type: ignore[union-attr]
+        return
+    length = found.longest_request(upper=True) // LENGTH_STEP * LENGTH_STEP
+    if SHORTEST_LENGTH <= length < (request.max_model_len or 0):
+        yield f"Lowering max_model_len to {length:,}", replace(request, max_model_len=length)
+
+
+def _more_ranks(request: PlanRequest) -> Iterator[Change]:
+    ranks = request.tensor_parallel_size * 2
+    while ranks <= MOST_RANKS:
+        yield f"Tensor parallel over {ranks} accelerators", replace(request, tensor_parallel_size=ranks)
+        ranks *= 2
+    stages = request.pipeline_parallel_size * 2
+    while stages <= 8:
+        yield f"{stages} pipeline stages", replace(request, pipeline_parallel_size=stages)
+        stages *= 2

@@ -1,0 +1,155 @@
+"""Says in sentences what an account means: the verdict with its reasons, and the sum line by line. Pure."""
+
+from __future__ import annotations
+
+from serving.planner.memory import usable_bytes
+from serving.planner.plan_accounting import Account, spare_bytes
+from serving.planner.request import GIB, PlanRequest
+from serving.planner.result import ByteRange, Verdict
+
+UTILISATION = "gpu_memory_utilization"
+
+
+def gib(size: int) -> str:
+    """A size in GiB with two decimals, sign and unit."""
+    return f"{size / GIB:.2f} GiB" if abs(size) >= GIB // 100 else f"{size / (1 << 20):.1f} MiB"
+
+
+def words_for(request: PlanRequest, account: Account) -> tuple[Verdict, tuple[str, ...], str]:
+    """(verdict, reasons, refused field)."""
+    short = _short_at_start(request)
+    if short:
+        return "refused", (short,), UTILISATION
+    if account.rooms is None:
+        return (
+            "unknown",
+            (
+                "Nothing says how much memory there is: name an accelerator, the node's memory or kv_cache_memory_bytes.",
+            ),
+            "",
+        )
+    if not account.fits(upper=False):
+        return "does_not_fit", (_missing(request, account),), ""
+    spare = spare_bytes(request, account, upper=True)
+    if spare is not None and spare < 0:
+        at_best = spare_bytes(request, account, upper=False) or 0
+        if at_best < 0:
+            return (
+                "does_not_fit",
+                (f"Weights, activations and the asked KV cache are {gib(-at_best)} too much.",),
+                "",
+            )
+        return "tight", (f"At the upper estimate {gib(-spare)} are missing beside the asked KV cache.",), ""
+    if not account.fits(upper=True):
+        return "tight", (_tight(account),), ""
+    return "fits", (_fits(request, account),), ""
+
+
+def _short_at_start(request: PlanRequest) -> str:
+    """vLLM refuses when less is free at start than is asked for (measured free memory only)."""
+    card = request.accelerator
+    if card is None or request.kv_cache_memory_bytes is not None:
+        return ""
+    free = card.free_at_start_bytes.get(request.tensor_parallel_size)
+    asked = card.usable_bytes * request.gpu_memory_utilization
+    if free is None or asked <= free:
+        return ""
+    most = free / card.usable_bytes
+    return (
+        f"{gib(free)} are free at start on {card.name} with tensor parallel {request.tensor_parallel_size}, less than "
+        f"the requested {gib(int(asked))}: gpu_memory_utilization can be at most {most:.3f}."
+    )
+
+
+def _missing(request: PlanRequest, account: Account) -> str:
+    assert account.rooms is not None and account.geometry is not None and account.parts is not None
+    worst = min(range(len(account.rooms.most)), key=lambda stage: account.rooms.most[stage])  # type: ignore[union-attr]
+    room = account.rooms.most[worst]
+    weights = account.parts.stages[worst].total_bytes
+    if room <= 0:
+        return (
+            f"No memory is left for the KV cache: weights of {gib(weights)} per rank and the rest exceed the "
+            f"available memory by {gib(-room)}."
+        )
+    needed = account.geometry.needed_bytes()
+    gaps = [need - have for need, have in zip(needed, account.rooms.most, strict=True)]
+    longest = account.longest_request(upper=False)
+    at_most = f" The longest request that fits has {longest:,} tokens." if longest else ""
+    return (
+        f"One request of {request.max_model_len:,} tokens needs {gib(max(needed))} of KV cache per rank; "
+        f"{gib(max(gaps))} are missing.{at_most}"
+    )
+
+
+def _tight(account: Account) -> str:
+    assert account.rooms is not None and account.geometry is not None
+    needed = account.geometry.needed_bytes()
+    gaps = [need - have for need, have in zip(needed, account.rooms.least, strict=True)]
+    gap = max(gaps, default=-min(account.rooms.least))
+    return (
+        "A request of full length fits at the lower estimate of activations, graphs and runtime only; at the "
+        f"upper estimate {gib(max(gap, 1))} are missing."
+    )
+
+
+def _fits(request: PlanRequest, account: Account) -> str:
+    memory = account.memory
+    assert memory is not None
+    return (
+        f"{memory.kv_cache_tokens:,} tokens of KV cache hold {memory.max_concurrency:.2f} requests of "
+        f"{request.max_model_len:,} tokens at once."
+    )
+
+
+def arithmetic(request: PlanRequest, account: Account) -> tuple[str, ...]:
+    """The sum, readable from top to bottom, per rank."""
+    if account.parts is None or account.geometry is None:
+        return ()
+    lines = []
+    usable = usable_bytes(request)
+    if usable is not None and request.kv_cache_memory_bytes is None and account.memory:
+        asked = account.memory.requested_bytes or 0
+        lines.append(f"memory {gib(usable)} × utilisation {request.gpu_memory_utilization:g} = {gib(asked)}")
+    for index, stage in enumerate(account.parts.stages):
+        named = f" of stage {index + 1}" if len(account.parts.stages) > 1 else ""
+        parts = ", ".join(
+            f"{part.replace('_', ' ')} {gib(size)}"
+            for part, size in sorted(stage.parts.items(), key=lambda item: -item[1])
+        )
+        lines.append(f"− weights{named} {gib(stage.total_bytes)} ({stage.layers} layers: {parts})")
+    bands = ByteRange(
+        min(band.low for band in account.parts.activation),
+        max(band.high for band in account.parts.activation),
+    )
+    for name, band in (
+        ("activations", bands),
+        ("CUDA graphs", account.parts.graphs),
+        ("runtime", account.parts.runtime),
+    ):
+        if band.high:
+            lines.append(f"− {name} {_band(band)}")
+    if account.memory is not None:
+        memory = account.memory
+        lines.append(f"= KV cache {_band(memory.kv_cache_range)}, expected {gib(memory.kv_cache_bytes)}")
+        lines += _cache_lines(request, account)
+    return tuple(lines)
+
+
+def _cache_lines(request: PlanRequest, account: Account) -> list[str]:
+    geometry, memory = account.geometry, account.memory
+    assert geometry is not None and memory is not None
+    if not geometry.groups:
+        return ["No layer keeps anything per token: the cache limits nothing."]
+    block = max(geometry.bytes_per_block)
+    needed = geometry.blocks_per_request()
+    return [
+        f"{gib(memory.kv_cache_bytes)} ÷ {block:,} bytes a block = {memory.num_blocks:,} blocks",
+        f"a request of {request.max_model_len:,} tokens holds {needed:,} blocks in {len(geometry.groups)} "
+        f"group{'s' if len(geometry.groups) > 1 else ''}",
+        f"{memory.num_blocks:,} ÷ {needed:,} = {memory.max_concurrency:.2f} requests at once, "
+        f"{memory.kv_cache_tokens:,} tokens",
+    ]
+
+
+def _band(band: ByteRange) -> str:
+    return gib(band.low) if band.low == band.high else f"{gib(band.low)} to {gib(band.high)}"
