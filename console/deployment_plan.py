@@ -46,6 +46,7 @@ class Plan:
     lines: list[str] = field(default_factory=list)
     predicted: Prediction | None = None
     exact: Comparison | None = None
+    load: Load = field(default_factory=Load)
     engine: EngineSpec | None = None
     capacity: CapacitySpec | None = None
     weight_bytes: int | None = None
@@ -136,6 +137,7 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         weight_bytes=facts.get("weight_bytes"),
         parameters=facts.get("parameters"),
         kv_bytes_per_token=facts.get("kv_bytes_per_token"),
+        load=load_of(values),
     )
     try:
         plan.engine = make_engine(registered, _given(values, EngineSpec))
@@ -144,7 +146,7 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
             plan.engine,
             registered,
             usd_per_accelerator_hour=plan.capacity.price_per_accelerator_hour_usd or None,
-            load=load_of(values),
+            load=plan.load,
         )
         plan.exact = exact_of(plan.predicted, plan.engine, registered)
         plan.verdict, plan.reason = _verdict(plan.predicted, registered, wrong)

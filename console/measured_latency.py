@@ -42,7 +42,7 @@ def with_measurements(plan: Plan, request: PlanRequest, engine: EngineSpec, mode
         return plan
     if plan.latency is None:
         return replace(plan, latency=measured(observations, request.concurrency))
-    return replace(plan, latency=corrected(plan.latency, _correction(observations, request)))
+    return corrected_plan(plan, request, observations)[0]
 
 
 def observations_of(engine: EngineSpec, model: RegisteredModel, *, now: float) -> list[Observation]:
@@ -135,19 +135,6 @@ def _busy_concurrency(rows: list[RequestRecord]) -> float:
         busy += max(0.0, end - max(begin, until))
         until = max(until, end)
     return sum(end - begin for begin, end in spans) / busy if busy else 1.0
-
-
-def _correction(observations: list[Observation], request: PlanRequest) -> Correction | None:
-    def predict_at(one: Observation) -> Latency | None:
-        load = replace(
-            request,
-            concurrency=max(1, round(one.concurrency)),
-            prompt_tokens=one.prompt_tokens,
-            output_tokens=one.output_tokens,
-        )
-        return make_plan(load).latency
-
-    return correction_of(observations, predict_at)
 
 
 def _spread(values: Sequence[tuple[float | None, int]]) -> Range | None:

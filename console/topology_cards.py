@@ -66,7 +66,7 @@ def choices(
             title=title,
             split=_split(one),
             topology=one,
-            drawing=draw(one.tensor_parallel_size, one.pipeline_parallel_size, rooms, usual_per_node=usual),
+            drawing=draw(_group(engine, one), rooms, usual_per_node=usual),
             chosen=_sizes(one) == wanted,
         )
         for title, one in shown

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 from console.models import Deployment, Event, RegisteredModel
 from tests.unit.api.conftest import Caller, error_of, make_model
+from tests.unit.planner.configs import LLAMA_8B
 
 pytestmark = pytest.mark.django_db
 
