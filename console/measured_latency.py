@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import Q
-from serving.planner.plan import make_plan
 
 from console.models import RegisteredModel, RequestRecord, Revision
-from serving.planner.corrections import Correction, Observation, corrected, correction_of
+from serving.planner.corrections import Observation
+from serving.planner.corrections_plan import corrected_plan
 from serving.planner.request import PlanRequest
 from serving.planner.result import Latency, Plan, Range
 from serving.spec import EngineSpec
