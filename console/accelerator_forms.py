@@ -9,6 +9,7 @@ from typing import Any
 from django import forms
 
 from console import formats
+from console.accelerator_figures import capability_text, shipped_accelerator
 from console.accelerators import CatalogueEntry
 from console.forms import SizeField, parse_size, size_text
 from console.models import Supply
@@ -113,6 +114,9 @@ class EditForm(SpecificationForm):
             del self.fields["variant"]
         if not entry.is_shipped and entry.row is not None:
             self.fields["usable_bytes"].required = True
+        shipped = shipped_accelerator(entry.name, entry.row)
+        self.fields["vendor"].widget.attrs["placeholder"] = shipped.vendor if shipped else ""
+        self.fields["compute_capability"].widget.attrs["placeholder"] = capability_text(None, shipped)
         for name, figure in entry.figures.items():
             if figure.shipped is not None:
                 shown = memory_text(int(figure.shipped)) if name == "usable_bytes" else f"{figure.shipped:g}"
@@ -148,15 +152,15 @@ class PriceForm(forms.Form):
     """What one accelerator costs from a day on."""
 
     usd_per_hour = forms.DecimalField(
-        label="Price per accelerator and hour",
-        help_text="US dollars.",
+        label="Price per hour",
+        help_text="US dollars for one accelerator.",
         widget=forms.NumberInput(
             attrs={"class": "inp tn", "step": "any", "inputmode": "decimal", "min": "0"}
         ),
     )
     from_date = forms.DateField(
         label="From",
-        help_text="The first day it holds, UTC. A later day is shown as coming.",
+        help_text="The first day it holds, UTC.",
         widget=forms.DateInput(format="%Y-%m-%d", attrs={"class": "inp tn", "type": "date"}),
     )
     source = forms.CharField(

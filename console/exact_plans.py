@@ -39,7 +39,7 @@ KEPT_ROWS = 2_000
 MOST_QUEUED = 20
 """A form that plans at every keystroke must not keep the worker busy for hours: older questions give way."""
 STALE_QUEUED_S = 60.0
-STALE_RUNNING_S = 180.0
+STALE_RUNNING_S = 240.0
 RETRY_FAILED_AFTER_S = 600.0
 LARGEST_REQUEST_BYTES = 2_000_000
 COVERED_VENDORS = ("", "NVIDIA")

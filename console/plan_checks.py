@@ -131,7 +131,12 @@ def shown(revision: Revision) -> Shown:
     whole = max(_bar_bytes(planned), _bar_bytes(measured))
     return Shown(
         revision=revision.number,
-        rows=[_row(part, one) for part, one in differences.items() if part in planned or part in measured],
+        rows=[
+            _row(part, one)
+            for part, one in differences.items()
+            # A plan of nothing, and the sum over the device, are worth a line only beside a measurement.
+            if part in measured or (planned.get(part) and part != "device")
+        ],
         notes=notes_of(revision),
         cause=check.cause if check else "",
         measured_at=check.measured_at if check else None,

@@ -201,6 +201,7 @@ def _figure_row(entry: CatalogueEntry, column: str) -> dict[str, Any]:
         "figure": entry.figures[column],
         "unit": unit,
         "is_size": column == "usable_bytes",
+        "is_peak": column in ("tflops_fp8", "tflops_fp4"),  # often there is none: nothing is missing
         "is_changed": entry.figures[column].origin == "yours",
     }
 

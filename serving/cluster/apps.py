@@ -10,7 +10,7 @@ from ray import serve
 from ray.serve import Application
 
 from serving.cluster.engine import Engine
-from serving.cluster.topology import placement
+from serving.cluster.ranks import group_of
 
 ENGINE_DEPLOYMENT = "engine"
 
@@ -21,21 +21,22 @@ def build_model(args: dict[str, Any]) -> Application:
     `args` are the document's (render.py). Capacity comes from the document's `deployments` override; the
     values here only hold where it is silent.
     """
-    place = placement(
-        accelerator_type=args.get("accelerator_type"),
-        tensor_parallel_size=int(args.get("tensor_parallel_size", 1)),
-        pipeline_parallel_size=int(args.get("pipeline_parallel_size", 1)),
-    )
+    return application_of(Engine, args)
+
+
+def application_of(engine: type, args: dict[str, Any]) -> Application:
+    """The application with `engine` as the class of its replicas, placed as `args` say."""
+    group = group_of(args)
     actor_options: dict[str, Any] = {"num_cpus": 1}
     environment = {str(name): str(value) for name, value in (args.get("env") or {}).items()}
     if environment:
         actor_options["runtime_env"] = {"env_vars": environment}
     deployment = serve.deployment(
-        Engine,
+        engine,
         name=ENGINE_DEPLOYMENT,
         ray_actor_options=actor_options,
-        placement_group_bundles=place["bundles"],
-        placement_group_strategy=place["strategy"],
+        placement_group_bundles=group.bundles,
+        placement_group_strategy=group.strategy,
         max_ongoing_requests=64,
         # An engine process that died is seen within these seconds; Serve then starts a new replica.
         health_check_period_s=2,

@@ -19,10 +19,12 @@ from typing import Any
 from ray import serve
 
 from serving.cluster import openai_errors, wire
+from serving.cluster.engine_config import llm_config
 from serving.cluster.environment import withhold_from_engine
 from serving.cluster.loopback import bind_replica_port_to_node_address
 from serving.cluster.metering import Meter, current_meter, metered, metered_abort
 from serving.cluster.phases import ReplicaReport, process_memory_bytes, stage_bytes
+from serving.cluster.ranks import order_ranks
 from serving.cluster.replica_log import handlers_kept
 from serving.cluster.topology import cpu_environment
 from serving.failure import CONSEQUENCES, root_cause
@@ -68,8 +70,7 @@ class Engine:
             await self._warm_up()
             await self._report_facts(client)
         except Exception as error:
-            # A line of its own: readers of Serve's message look for lines that begin with an exception.
-            raise EngineStartFailed(f"raydeck-cause:\n{_start_failure(error)}") from error
+            raise start_failed(error) from error
         self._report.phase("ready")
 
     async def unary(self, path: str, request_id: str, body: bytes) -> bytes:
@@ -221,49 +222,17 @@ class Engine:
 
 def _make_engine(args: dict[str, Any]) -> Any:
     """Imports vLLM (7 s) and describes the engine; nothing is loaded yet."""
-    tensor, pipeline = int(args["tensor_parallel_size"]), int(args["pipeline_parallel_size"])
-    on_cpu = args.get("accelerator_type") is None
-    if on_cpu:
+    if args.get("accelerator_type") is None:
+        tensor, pipeline = int(args["tensor_parallel_size"]), int(args["pipeline_parallel_size"])
         wanted = cpu_environment(tensor_parallel_size=tensor, pipeline_parallel_size=pipeline)
         os.environ.update({**wanted, **{k: str(v) for k, v in (args.get("env") or {}).items()}})
+    else:
+        os.environ.update(order_ranks(args))
 
     from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
-    source = str(args["model_source"])
-    config: dict[str, Any] = {
-        "model_loading_config": {"model_id": args["deployment"], "model_source": source},
-        "engine_kwargs": engine_arguments(args),
-        "log_engine_metrics": True,
-    }
-    if on_cpu:
-        config["placement_group_config"] = {"bundles": [{"CPU": 1}] * (tensor * pipeline)}
-    else:
-        config["accelerator_type"] = args["accelerator_type"]
-    if "://" not in source:
-        # A folder, or a hub id that vLLM fetches itself: the download task would import vLLM once more.
-        config["callback_config"] = {"callback_class": "serving.cluster.callbacks.SkipNodeInit"}
-    return VLLMEngine(LLMConfig(**config))
-
-
-def engine_arguments(args: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's arguments from the document's: the operator's own, then what the revision fixes."""
-    tensor, pipeline = int(args["tensor_parallel_size"]), int(args["pipeline_parallel_size"])
-    arguments = {
-        **(args.get("engine_kwargs") or {}),
-        "tensor_parallel_size": tensor,
-        "pipeline_parallel_size": pipeline,
-        "dtype": args.get("dtype") or "auto",
-        "max_model_len": int(args["max_model_len"]),
-        "worker_extension_cls": "serving.cluster.worker_facts.WorkerFacts",
-        "enable_prompt_tokens_details": True,
-    }
-    if args.get("hub_revision"):
-        arguments["revision"] = args["hub_revision"]
-    if args.get("accelerator_type") is None and pipeline == 1:
-        # Compiling costs 13 s and gains nothing on CPU here; with stages it is needed (topology.py).
-        arguments.setdefault("enforce_eager", True)
-    return arguments
+    return VLLMEngine(LLMConfig(**llm_config(args)))
 
 
 def _is_cancelled() -> bool:
@@ -295,6 +264,12 @@ def _engine_failed() -> bytes:
     return openai_errors.error_body(
         openai_errors.ENGINE_FAILED, type_=openai_errors.SERVER_ERROR, code="engine_failed"
     )
+
+
+def start_failed(error: Exception) -> EngineStartFailed:
+    """The error a constructor ends with, so that the root cause can be found in Serve's message."""
+    # A line of its own: readers of Serve's message look for lines that begin with an exception.
+    return EngineStartFailed(f"raydeck-cause:\n{_start_failure(error)}")
 
 
 def _start_failure(error: Exception) -> str:

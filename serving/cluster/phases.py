@@ -10,8 +10,8 @@ Series on the node's metrics page (Ray adds `ray_` in front), with `ReplicaId`, 
   ray_raydeck_kv_capacity_tokens     tokens as vLLM counts them, by groups of layers (0: not said)
   ray_raydeck_kv_max_concurrency     requests of full length that fit at once (0: not said)
   ray_raydeck_context_tokens         the longest request, which that refers to
-  ray_raydeck_stage_bytes{stage,part}  of one rank of a pipeline stage: weights, kv_cache; on an accelerator
-                                       also loaded, consumed, kv_room, activation, device_* (worker_facts.py)
+  ray_raydeck_stage_bytes{stage,part}  of one rank of a pipeline stage: weights, kv_cache; on CPU
+                                       process_rest; else loaded, consumed, kv_room, activation, device_*
   ray_raydeck_process_memory_bytes   proportional set size of the replica and its children (host memory)
 The same start is one line per event in the replica's log: `raydeck-phase {json}`, `raydeck-facts {json}`.
 A replica that is being placed has no series yet: no `loading` means it is still placing. Must import neither

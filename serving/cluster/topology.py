@@ -1,24 +1,6 @@
-"""Where an engine's processes go: placement bundles for Ray, environment for vLLM. Pure, no ray, no vllm."""
+"""What vLLM's CPU build needs to start several ranks on one machine. Pure, no ray, no vllm."""
 
 import os
-from typing import Any
-
-
-def placement(
-    *, accelerator_type: str | None, tensor_parallel_size: int, pipeline_parallel_size: int
-) -> dict[str, Any]:
-    """Bundles and strategy of one replica's placement group, in Ray's form.
-
-    One bundle per rank; the replica's own process (1 CPU on GPU nodes) lives in the first. CPU ranks are
-    child processes of the replica, so they must share its node; GPU ranks are Ray actors and are packed.
-    """
-    ranks = tensor_parallel_size * pipeline_parallel_size
-    if accelerator_type is None:
-        return {"bundles": [{"CPU": 1.0} for _ in range(ranks)], "strategy": "STRICT_PACK"}
-    bundle = {"GPU": 1.0, f"accelerator_type:{accelerator_type}": 0.001}
-    bundles = [dict(bundle) for _ in range(ranks)]
-    bundles[0]["CPU"] = 1.0
-    return {"bundles": bundles, "strategy": "PACK"}
 
 
 def cpu_environment(*, tensor_parallel_size: int, pipeline_parallel_size: int) -> dict[str, str]:

@@ -3,8 +3,10 @@
 Runs in vLLM's worker processes; must stay importable there without ray.
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from serving.cluster.environment import withhold_from_engine
@@ -12,6 +14,9 @@ from serving.cluster.environment import withhold_from_engine
 # A rank may be a process that Ray started, with the head's environment; vLLM imports this file in each
 # before it loads the model.
 withhold_from_engine(os.environ)
+
+
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class WorkerFacts:
@@ -25,12 +30,17 @@ class WorkerFacts:
         On an accelerator also what vLLM measured there; a figure that it does not keep is left out.
         """
         model = self.model_runner.model
-        return {
-            "weights": _storage_bytes([*model.parameters(), *model.buffers()]) + _packed_bytes(model),
-            "kv_cache": _storage_bytes(_tensors(getattr(self.model_runner, "kv_caches", []))),
+        cache = list(_tensors(getattr(self.model_runner, "kv_caches", [])))
+        weights = _storage_bytes([*model.parameters(), *model.buffers()]) + _packed_bytes(model)
+        found = {
+            "weights": weights,
+            "kv_cache": _storage_bytes(cache),
             **_profiled_bytes(self),
             **_device_bytes(self),
         }
+        if all(tensor.device.type == "cpu" for tensor in cache):
+            found["process_rest"] = max(0, _resident_bytes() - _resident_bytes_of(cache) - weights)
+        return found
 
 
 def _profiled_bytes(worker: Any) -> dict[str, int]:
@@ -65,6 +75,24 @@ def _device_bytes(worker: Any) -> dict[str, int]:
     }
 
 
+def _resident_bytes() -> int:
+    """What this process holds of main memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def _resident_bytes_of(tensors: list[Any]) -> int:
+    """How much of the tensors' memory was ever written: a fresh cache is mostly promised, not held."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    total = 0
+    for address, size_bytes in _storages(tensors).items():
+        start = address // PAGE_BYTES * PAGE_BYTES
+        pages = -(-(address + size_bytes - start) // PAGE_BYTES)
+        held = (ctypes.c_ubyte * pages)()
+        if libc.mincore(ctypes.c_void_p(start), ctypes.c_size_t(pages * PAGE_BYTES), held) == 0:
+            total += bytes(held).count(1) * PAGE_BYTES
+    return total
+
+
 def _packed_bytes(model: Any) -> int:
     """Bytes of linear weights that vLLM's CPU build keeps packed outside the module's parameters."""
     total = 0
@@ -90,5 +118,9 @@ def _tensors(value: Any) -> Iterator[Any]:
 
 
 def _storage_bytes(tensors: Any) -> int:
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
-    return sum(storages.values())
+    return sum(_storages(tensors).values())
+
+
+def _storages(tensors: Any) -> dict[int, int]:
+    """Address -> bytes of every storage behind the tensors, shared ones once."""
+    return {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}

@@ -195,8 +195,8 @@ def _why_not(
     max_model_len: int,
 ) -> str:
     """Why the part cannot be compared; nothing where it can."""
-    if on_cpu and part in ("activation", "cuda_graphs", "runtime", "device"):
-        return "the CPU engine does not tell its parts apart"
+    if on_cpu and part in ("activation", "cuda_graphs", "device"):
+        return "the CPU engine does not tell it apart from the rest of its process"
     if value is None:
         return "not measured"
     if planned is None:

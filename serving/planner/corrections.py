@@ -86,8 +86,7 @@ class Correction:
 
 
 PredictAt = Callable[[Observation], Latency | None]
-"""The uncorrected prediction at an observation's concurrency and lengths:
-`predict(replace(request, concurrency=max(1, round(o.concurrency)), prompt_tokens=…, output_tokens=…), …)`."""
+"""The uncorrected prediction at an observation's concurrency and lengths (`corrections_plan.predictions`)."""
 
 
 def correction_of(observations: Sequence[Observation], predict_at: PredictAt) -> Correction | None:

@@ -230,5 +230,5 @@ def _note(request: PlanRequest, load: Load, beyond: list[str], *, rows: int) -> 
     if beyond:
         note += f" None of them had {', '.join(beyond)}: the widest range seen is shown."
     if load.running < request.concurrency:
-        note += f" Only {int(load.running)} of {request.concurrency} requests can run at once; others wait."
+        note += f" At most {int(load.running)} of {request.concurrency} requests run at once; others wait."
     return note + " Time to first token is prefill alone, without a queue."

@@ -96,14 +96,14 @@ class Work:
     def all_reduce_s_per_token(self, stage: StageWork) -> float:
         """Seconds on the wire per token: a ring moves 2 (n - 1) / n of the activations per all-reduce."""
         ranks = self.tensor_parallel_size
-        if ranks == 1 or self.link_bytes_per_s is None:
+        if ranks == 1 or not self.link_bytes_per_s:
             return 0.0
         one = self.hidden_size * self.element_bytes * 2 * (ranks - 1) / ranks
         return stage.all_reduces * one / self.link_bytes_per_s
 
     def hop_s(self, tokens: float) -> float:
         """Seconds on the wire between two stages for the hidden states of `tokens` tokens."""
-        if self.hop_bytes_per_s is None:
+        if not self.hop_bytes_per_s:
             return 0.0
         return tokens * self.hidden_size * self.element_bytes / self.hop_bytes_per_s
 
@@ -161,10 +161,13 @@ def work_of(request: PlanRequest, architecture: Architecture, memory: Memory) ->
     card = request.accelerator
     if card is None:
         raise UnknownSpeed("Without an accelerator no speed is predicted.")
-    if not card.memory_bandwidth_bytes_per_s or not card.flops_16bit:
+    if (card.memory_bandwidth_bytes_per_s or 0) <= 0 or (card.flops_16bit or 0) <= 0:
         raise UnknownSpeed(f"The memory bandwidth or the 16-bit peak of {card.name} is not known.")
+    if not memory.stages:
+        raise UnknownSpeed("How the model's weights are spread is not known.")
+    assert card.memory_bandwidth_bytes_per_s and card.flops_16bit
     link, hop = _links(request, card)
-    if request.tensor_parallel_size > 1 and link is None:
+    if request.tensor_parallel_size > 1 and (link or 0) <= 0:
         raise UnknownSpeed(f"How fast {card.name} accelerators reach each other is not known.")
     mixture = architecture.mixture
     return Work(

@@ -29,7 +29,8 @@ class Measured:
     `weight_bytes` of the rank that holds most; `kv_cache_bytes` what is allocated and `kv_room_bytes` what
     the engine found free for it, both of the rank that decides how many blocks there are; tokens, blocks and
     concurrency are the replica's. `activation_bytes`: the peak above what stays, graphs not counted.
-    `non_torch_bytes`: what stays beside the weights (CUDA context, NCCL, kernels' own buffers).
+    `non_torch_bytes`: what stays beside weights and cache (CUDA context, NCCL, kernels' own buffers; on CPU
+    the rest of the rank's process).
     `process_bytes`: host memory of all processes of the replica. `device_bytes`: what this engine took of one
     device, `device_total_bytes` what the device has, `free_at_start_bytes` what was free before it.
     `resolution`: figure -> how far rounding may have moved it.
@@ -140,7 +141,7 @@ def from_facts(facts: Mapping[str, Any], *, ranks: int) -> Measured:
         max_concurrency=facts.get("kv_max_concurrency") or None,
         max_concurrency_at_tokens=_whole(facts.get("context_tokens")),
         activation_bytes=_most(stages.get("activation")),
-        non_torch_bytes=_most(outside),
+        non_torch_bytes=_most(outside) or _most(stages.get("process_rest")),
         process_bytes=_whole(facts.get("process_memory_bytes")),
         device_bytes=_most(stages.get("device_used")),
         device_total_bytes=_least(stages.get("device_total")),

@@ -10,7 +10,8 @@ from dataclasses import replace
 from decimal import Context, Decimal
 
 from serving.planner.architecture import Architecture
-from serving.planner.latency import Coefficients, load_of, predict
+from serving.planner.corrections import Correction, corrected
+from serving.planner.latency import load_of, predict
 from serving.planner.latency_work import requests_in_room
 from serving.planner.request import PlanRequest
 from serving.planner.result import Latency, Memory, Money
@@ -26,12 +27,13 @@ def price(
     architecture: Architecture,
     memory: Memory,
     latency: Latency | None,
-    coefficients: Coefficients | None = None,
+    correction: Correction | None = None,
 ) -> Money | None:
     """Prices of one replica; None when no price per accelerator hour is known.
 
-    Per million output tokens: None where the latency is unknown. `latency` must belong to `request`. Full
-    load is as many requests of prompt + output tokens as KV cache and max_num_seqs hold at once.
+    Per million output tokens: None where the latency is unknown. `latency` must belong to `request`, and be
+    corrected already where a `correction` is given, which is then used for full load too. Full load is as
+    many requests of prompt + output tokens as KV cache and max_num_seqs hold at once.
     """
     hourly = replica_usd_per_hour(request)
     if hourly is None:
@@ -42,8 +44,8 @@ def price(
     at_full = None
     if full:
         busy = replace(request, concurrency=full)
-        predicted = predict(busy, architecture, memory, coefficients)
-        at_full = _usd_per_million(hourly, busy, memory, predicted)
+        predicted = predict(busy, architecture, memory)
+        at_full = _usd_per_million(hourly, busy, memory, predicted and corrected(predicted, correction))
     return Money(hourly, _usd_per_million(hourly, request, memory, latency), at_full, full or None)
 
 

@@ -38,10 +38,11 @@ COVERAGE_GOAL = 0.80
 PLAN_GOAL_MS = 5.0
 PLANS_TIMED = 200
 OPEN_LOOP = (
-    ("RTX4090_Llama-3.1-8B", "Llama-3.1-8B", "GeForce-RTX-4090", 1, 256),
-    ("RTXPRO6000_Qwen3-32B", "Qwen3-32B", "RTX-PRO-6000", 2, 128),
+    ("RTX4090_Llama-3.1-8B", "GeForce-RTX-4090", 1, 256, 41_408 * 131_072),
+    ("RTXPRO6000_Qwen3-32B", "RTX-PRO-6000", 2, 128, None),
 )
-"""File of requests, model, accelerator, tensor-parallel size, max_num_seqs."""
+"""File of requests (its name ends in the model's), accelerator, tensor-parallel size, max_num_seqs, and the
+KV cache's bytes where the run's tokens are known."""
 
 
 def main() -> None:
@@ -122,7 +123,7 @@ def print_coefficients(fitted: Coefficients) -> None:
 
 
 def print_open_loop(
-    file: str, model: str, card: str, ranks: int, max_num_seqs: int, *, fitted: Coefficients
+    file: str, card: str, ranks: int, max_num_seqs: int, kv_cache_bytes: int | None, *, fitted: Coefficients
 ) -> None:
     """Mean time per token of a run with arrivals, beside the prediction at its mean concurrency.
 
@@ -136,10 +137,11 @@ def print_open_loop(
     duration_s = max(one["last_token_ts"] for one in requests) - start
     measured_s = mean(span / (count - 1) for span, count in zip(spans, outputs, strict=True) if count > 1)
     request = PlanRequest(
-        config=config_of(model, "bf16"),
+        config=config_of(file.partition("_")[2], "bf16"),
         accelerator=accelerator(card),
         tensor_parallel_size=ranks,
         max_model_len=8192,
+        kv_cache_memory_bytes=kv_cache_bytes,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=2048,
         concurrency=max(1, round(sum(spans) / duration_s)),

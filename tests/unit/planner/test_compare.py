@@ -148,7 +148,7 @@ def test_what_cannot_be_compared_says_why() -> None:
     assert "4,096" in found["max_concurrency"].note and "8,192" in found["max_concurrency"].note
     assert "free" in found["cuda_graphs"].note
     assert found["kv_blocks"].note == "not measured"
-    assert "CPU" in differences_of(AS_PLANNED, engine=CPU_ENGINE)["runtime"].note
+    assert "CPU" in differences_of(AS_PLANNED, engine=CPU_ENGINE)["activation"].note
     assert all(one.error is None for one in found.values() if one.note)
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.planner.corrections import Observation, corrected, correction_of
+from serving.planner.corrections_plan import corrected_plan
+from serving.planner.plan import make_plan
 from serving.planner.result import Latency, Range
+from tests.unit.planner.latency_cases import ask
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PREDICTED = Latency(
@@ -104,3 +109,19 @@ def test_each_window_is_compared_at_its_own_load() -> None:
     correction = correction_of(observations, predict_at)
     assert correction is not None and correction.tpot.value == pytest.approx(1.0)
     assert seen == [1.0, 4.0]
+
+
+def test_a_plan_is_corrected_with_its_prices() -> None:
+    request = ask(concurrency=4)
+    plan = make_plan(request)
+    assert plan.latency is not None and plan.money is not None
+    slower = windows(*[plan.latency.tpot_s.expected * 1.3] * 30, concurrency=4.0)
+    same_load = [replace(one, prompt_tokens=request.prompt_tokens, output_tokens=256) for one in slower]
+    changed, correction = corrected_plan(plan, request, same_load)
+    assert correction is not None and changed.latency is not None and changed.money is not None
+    assert changed.latency.tpot_s.expected == pytest.approx(plan.latency.tpot_s.expected * 1.3, rel=0.02)
+    assert changed.money.usd_per_hour == plan.money.usd_per_hour
+    for name in ("usd_per_million_output_tokens", "usd_per_million_output_tokens_full_load"):
+        assert Decimal("1.2") < getattr(changed.money, name) / getattr(plan.money, name) < Decimal("1.32")
+    assert changed.memory is plan.memory and changed.verdict == plan.verdict
+    assert corrected_plan(plan, request, []) == (plan, None)

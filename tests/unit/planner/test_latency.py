@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.planner.architecture import Attention, Latent
+from serving.planner.architecture_reading import read_architecture
 from serving.planner.latency import load_of, predict, shipped_coefficients, tpot_parts, unknown_because
-from serving.planner.latency_weights import four_bit_method, peak_of, weight_class
+from serving.planner.latency_weights import class_bytes, class_weights, four_bit_method, peak_of, weight_class
 from serving.planner.latency_work import prefill_terms, work_of
+from serving.planner.plan import make_plan
 from serving.planner.request import PlanRequest
 from serving.planner.result import Latency
 from tests.unit.planner.latency_cases import CARD, ask, case
@@ -115,7 +117,7 @@ def test_a_pipeline_prefills_chunks_side_by_side() -> None:
 def test_requests_that_do_not_fit_wait_and_the_note_says_so() -> None:
     crowded = times(ask(concurrency=200), num_blocks=720)
     assert crowded.tpot_s == times(ask(concurrency=10), num_blocks=720).tpot_s
-    assert "Only 10 of 200 requests can run at once" in crowded.band_note
+    assert "At most 10 of 200 requests run at once" in crowded.band_note
     asked, _, memory = case(ask(concurrency=300))
     assert load_of(asked, memory).running == asked.max_num_seqs == 256
 
@@ -218,3 +220,40 @@ def test_every_term_is_priced_once() -> None:
     assert set(prefill_terms(work, work.stages[0], prompt_tokens=100)) == set(fitted.prefill)
     assert all(value >= 0 for value in (*fitted.decode.values(), *fitted.prefill.values()))
     assert all(low <= high for low, high in fitted.bands.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("Llama-3.1-70B", "fp8"), ("Qwen3-32B", "bf16"), ("gpt-oss-120b", "fp4"), ("Kimi-K2.5", "fp4")],
+)
+@pytest.mark.parametrize("ranks", [1, 4, 8])
+def test_a_plan_reads_the_very_cache_that_it_holds(model: str, precision: str, ranks: int) -> None:
+    huge = replace(CARD, usable_bytes=1 << 41, accelerators_per_node=16)
+    request = ask(model=model, precision=precision, tensor_parallel_size=ranks, accelerator=huge)
+    plan = make_plan(request)
+    assert plan.memory is not None and plan.latency is not None
+    architecture = read_architecture(request.config)
+    reads = work_of(request, architecture, plan.memory).stages[0].attention
+    per_token = sum(each.layers * each.kv_bytes_per_token for each in reads)
+    assert per_token == plan.memory.stages[0].kv_bytes_per_token
+
+
+@pytest.mark.parametrize(
+    ("model", "precision", "bits"),
+    [
+        ("Llama-3.1-8B", "bf16", {"attention": 16, "mlp": 16}),
+        ("Llama-3.1-70B", "fp8", {"attention": 8, "mlp": 8}),
+        ("gpt-oss-120b", "fp4", {"attention": 16, "experts": 4.25}),
+        ("Kimi-K2.5", "int4", {"attention": 16, "mlp": 16, "experts": 4.5}),
+    ],
+)
+def test_the_plans_bytes_over_the_counted_weights_are_the_formats_bits(
+    model: str, precision: str, bits: dict[str, float]
+) -> None:
+    request = ask(model=model, precision=precision, accelerator=replace(CARD, usable_bytes=1 << 41))
+    memory, architecture = make_plan(request).memory, read_architecture(request.config)
+    assert memory is not None
+    held = class_bytes(memory.stages[0].weight_parts, architecture, is_last=True)
+    counted = class_weights(architecture.layers, architecture, 1)
+    found = {name: 8 * held[name] / counted[name] for name in bits}
+    assert found == pytest.approx(bits, rel=0.1)

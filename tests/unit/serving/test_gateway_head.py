@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from serving import head
-from serving.cluster.topology import cpu_environment, omp_binding, placement
+from serving.cluster.topology import cpu_environment, omp_binding
 from serving.errors import HeadNotReady, InvalidSpec
 
 
@@ -137,32 +137,6 @@ def test_haproxys_pages_move_to_loopback(tmp_path: Path) -> None:
         "bind 127.0.0.1:8404",
         "bind 10.0.0.1:8000",
     ]
-
-
-@pytest.mark.parametrize(
-    ("accelerator", "tensor", "pipeline", "bundles", "strategy"),
-    [
-        (None, 1, 1, [{"CPU": 1.0}], "STRICT_PACK"),
-        (None, 2, 1, [{"CPU": 1.0}, {"CPU": 1.0}], "STRICT_PACK"),
-        (
-            "H100",
-            1,
-            2,
-            [
-                {"GPU": 1.0, "accelerator_type:H100": 0.001, "CPU": 1.0},
-                {"GPU": 1.0, "accelerator_type:H100": 0.001},
-            ],
-            "PACK",
-        ),
-    ],
-)
-def test_a_replica_claims_one_bundle_per_rank(
-    accelerator: str | None, tensor: int, pipeline: int, bundles: list[dict[str, float]], strategy: str
-) -> None:
-    placed = placement(
-        accelerator_type=accelerator, tensor_parallel_size=tensor, pipeline_parallel_size=pipeline
-    )
-    assert placed == {"bundles": bundles, "strategy": strategy}
 
 
 @pytest.mark.parametrize(
