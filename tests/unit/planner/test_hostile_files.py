@@ -1,14 +1,16 @@
-"""Whatever a config.json says, a plan is a verdict or a named field: soon, and never a traceback."""
+"""Whatever bytes a config.json holds, a plan is a verdict or a named field: soon, and never a traceback."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving.planner.plan import make_plan
 
 from serving.accelerators import accelerator
+from serving.bounded_json import Unreadable, parse_object
+from serving.planner.plan import make_plan
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.tensors import group_tensors
 from tests.unit.planner.real_configs import real_configs
@@ -47,6 +49,14 @@ tensors = st.none() | st.lists(
 )
 
 
+def damaged(content: bytes, cut: float | None, inserted: bytes) -> bytes:
+    """The file with bytes put in somewhere, and cut off there for good measure; whole without a cut."""
+    if cut is None:
+        return content
+    at = int(len(content) * cut)
+    return content[:at] + inserted + (content[at:] if len(inserted) % 2 else b"")
+
+
 @settings(
     max_examples=HOSTILE_FILES,
     deadline=2000,
@@ -61,8 +71,10 @@ tensors = st.none() | st.lists(
     tensor=st.sampled_from([1, 2, 3, 8]),
     pipeline=st.sampled_from([1, 2, 5]),
     on_cpu=st.booleans(),
+    cut=st.none() | st.floats(0, 1),
+    inserted=st.binary(max_size=8),
 )
-def test_no_config_makes_the_planner_fail(
+def test_no_file_makes_the_planner_fail(
     model: dict[str, Any],
     changed: dict[str, Any],
     dropped: set[str],
@@ -71,13 +83,20 @@ def test_no_config_makes_the_planner_fail(
     tensor: int,
     pipeline: int,
     on_cpu: bool,
+    cut: float | None,
+    inserted: bytes,
 ) -> None:
     config = {key: value for key, value in {**model, **changed}.items() if key not in dropped}
     for key, part in config.items():
         if isinstance(part, dict) and nested:
             config[key] = {**part, **nested}
+    try:
+        parsed = parse_object(damaged(json.dumps(config).encode(), cut, inserted))
+    except Unreadable as refusal:
+        assert str(refusal)
+        return
     request = PlanRequest(
-        config=config,
+        config=parsed,
         tensors=None if found is None else group_tensors(found),
         accelerator=None if on_cpu else accelerator("H100"),
         tensor_parallel_size=tensor,
