@@ -9,12 +9,13 @@ from typing import Any
 from django import forms
 
 from console import formats
+from console.accelerator_entry import CatalogueEntry
 from console.accelerator_figures import capability_text, shipped_accelerator
-from console.accelerators import CatalogueEntry
+from console.actions.accelerator_values import checked_price
 from console.forms import SizeField, parse_size, size_text
 from console.models import Supply
 from serving.accelerators import NAME_HELP
-from serving.errors import Conflict, RaydeckError
+from serving.errors import Conflict, InvalidSpec, RaydeckError
 
 NUMBER_FIELDS = {
     "memory_bandwidth_gb_per_s": ("Memory bandwidth", "GB/s"),
@@ -169,6 +170,13 @@ class PriceForm(forms.Form):
         help_text="The contract, the invoice or the price page.",
         widget=forms.TextInput(attrs={"class": "inp", "autocomplete": "off"}),
     )
+
+    def clean_usd_per_hour(self) -> Decimal:
+        """Checked here too, so that all that is wrong is said at once."""
+        try:
+            return checked_price(self.cleaned_data["usd_per_hour"])
+        except InvalidSpec as error:
+            raise forms.ValidationError(error.message) from None
 
     @classmethod
     def blank(cls, today: date, usd_per_hour: Decimal | None = None) -> PriceForm:

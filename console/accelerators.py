@@ -10,162 +10,73 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from typing import Any
 
 from django.db.models import Q
 
 from console import states
+from console.accelerator_entry import CatalogueEntry, NodeWithIt, PriceOn
 from console.accelerator_figures import (
-    Figure,
     accelerator_for_planner,
     capability_text,
     figures_of,
     shipped_accelerator,
 )
 from console.models import AcceleratorPrice, CatalogueAccelerator, Deployment, Supply
-from serving.accelerator_prices import ListPrice, coming_prices, default_price, price_on
+from serving.accelerator_prices import coming_prices, default_price, price_on
 from serving.accelerators import (
     accelerator,
     accelerator_types,
     catalogue,
     find,
     shipped_prices,
-    shipped_variant,
-    variant_names,
 )
 from serving.planner.request import Accelerator
 
 
 @dataclass(frozen=True)
-class PriceOn:
-    """What one accelerator costs per hour, since when and by whose word. A list price has no `from_date`, but
-    the words of the shipped file in `dated`."""
+class _Sources:
+    """All that entries are made of, by type: four queries."""
 
-    usd_per_hour: Decimal
-    source: str
-    from_date: date | None = None
-    dated: str = ""
-    is_list_price: bool = False
-    author: str = ""
-    short_source: str = ""
+    rows: Mapping[str, CatalogueAccelerator]
+    prices: Mapping[str, Sequence[AcceleratorPrice]]
+    nodes: Mapping[str, Sequence[NodeWithIt]]
+    used_by: Mapping[str, Sequence[str]]
+    today: date
 
     @property
-    def note(self) -> str:
-        """Where and when it is from, for people and plans."""
-        return self.source if self.is_list_price else f"{self.source}, from {self.from_date}"
+    def names(self) -> list[str]:
+        """Every known type. Prices alone keep a type only where it is shipped: others were removed."""
+        priced = filter(find, self.prices)
+        return list(dict.fromkeys([*accelerator_types(), *self.rows, *self.nodes, *self.used_by, *priced]))
 
-
-@dataclass(frozen=True)
-class NodeWithIt:
-    """A node that has the type, as last seen."""
-
-    name: str
-    count: int
-    claimed: int
-    alive: bool
-    memory_bytes: int | None
-
-
-@dataclass(frozen=True)
-class CatalogueEntry:
-    """One accelerator type with everything that is known of it. `version` is 1 before the first change."""
-
-    name: str
-    vendor: str
-    variant: str
-    figures: Mapping[str, Figure]
-    compute_capability: str
-    accelerator: Accelerator | None
-    """For the planner; None while its memory is not known."""
-    price: PriceOn | None
-    prices: tuple[AcceleratorPrice, ...]
-    """Every price entered here, in order of day and entry."""
-    coming: tuple[AcceleratorPrice, ...]
-    list_prices: tuple[ListPrice, ...]
-    is_shipped: bool
-    row: CatalogueAccelerator | None
-    nodes: tuple[NodeWithIt, ...]
-    used_by: tuple[str, ...]
-
-    @property
-    def variants(self) -> list[str]:
-        """Names of the shipped variants, the default first."""
-        return variant_names(self.name) if self.is_shipped else []
-
-    @property
-    def detected(self) -> int:
-        """How many the nodes that are alive have."""
-        return sum(node.count for node in self.nodes if node.alive)
-
-    @property
-    def version(self) -> int:
-        """What a change is based on."""
-        return self.row.version if self.row else 1
-
-    @property
-    def supply(self) -> str:
-        """owned, rented or empty."""
-        return self.row.supply if self.row else Supply.UNSET.value
-
-    @property
-    def supply_words(self) -> str:
-        """Owned, Rented or Not said."""
-        return str(Supply(self.supply).label)
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether an operator entered any of the specification."""
-        row = self.row
-        entered = any(figure.origin == "yours" for figure in self.figures.values())
-        return entered or bool(row and (row.vendor or row.variant or row.compute_capability or row.source))
-
-    @property
-    def shipped_note(self) -> str:
-        """What the shipped file says beside the figures."""
-        known = find(self.name) if self.is_shipped else None
-        return catalogue()[known.entry_name].get("note", "") if known else ""
-
-    @property
-    def shipped_source(self) -> str:
-        """Where the shipped figures are from."""
-        known = find(self.name, self.variant) if self.is_shipped else None
-        return shipped_variant(known)["spec_source"] if known else ""
+    def entry(self, name: str) -> CatalogueEntry:
+        """The entry of one type."""
+        return _entry(
+            name,
+            row=self.rows.get(name),
+            prices=self.prices.get(name, ()),
+            nodes=self.nodes.get(name, ()),
+            used_by=self.used_by.get(name, ()),
+            today=self.today,
+        )
 
 
 def catalogue_entries(now: float | None = None) -> list[CatalogueEntry]:
     """Every known type: those on the live cluster first (most first), then owned, rented, and the rest in the
     shipped order. `now` in epoch seconds decides which prices hold. Four queries."""
-    now = time.time() if now is None else now
-    nodes = _nodes_by_type(states.cluster_state(now)["nodes"])
-    rows = {row.name: row for row in CatalogueAccelerator.objects.select_related("updated_by")}
-    prices = _prices_by_type()
-    used = _used_by()
-    today = day_of(now)
-    entries = [
-        _entry(
-            name,
-            row=rows.get(name),
-            prices=prices.get(name, []),
-            nodes=nodes.get(name, []),
-            used_by=used.get(name, []),
-            today=today,
-        )
-        for name in dict.fromkeys([*accelerator_types(), *rows, *nodes, *used, *filter(find, prices)])
-    ]
-    return sorted(entries, key=_rank)
+    sources = _sources(time.time() if now is None else now)
+    return sorted(map(sources.entry, sources.names), key=_rank)
 
 
 def catalogue_entry(name: str, now: float | None = None) -> CatalogueEntry | None:
     """The type called `name`, however it is spelt, also by a label of Ray's that nothing uses yet
     (`A100-80G`); None when there is none. Four queries."""
-    now = time.time() if now is None else now
-    entries = {entry.name.lower(): entry for entry in catalogue_entries(now)}
+    sources = _sources(time.time() if now is None else now)
+    names = {each.lower(): each for each in sources.names}
     known = find(name)
-    found = entries.get(name.lower()) or (entries.get(known.name.lower()) if known else None)
-    if found is None and known is not None:
-        return _entry(known.name, row=None, today=day_of(now))
-    return found
+    own_name = names.get(name.lower()) or (known.name if known else None)
+    return sources.entry(own_name) if own_name else None
 
 
 def planner_accelerator(
@@ -212,6 +123,16 @@ def day_of(now: float) -> date:
     return datetime.fromtimestamp(now, UTC).date()
 
 
+def _sources(now: float) -> _Sources:
+    return _Sources(
+        rows={row.name: row for row in CatalogueAccelerator.objects.all()},
+        prices=_prices_by_type(),
+        nodes=_nodes_by_type(states.cluster_state(now)["nodes"]),
+        used_by=_used_by(),
+        today=day_of(now),
+    )
+
+
 def _rank(entry: CatalogueEntry) -> tuple[int, int, int, str]:
     shipped = accelerator_types()
     place = shipped.index(entry.name) if entry.name in catalogue() else len(shipped)
@@ -226,9 +147,9 @@ def _entry(
     *,
     row: CatalogueAccelerator | None,
     today: date,
-    prices: Sequence[AcceleratorPrice] = (),
-    nodes: Sequence[NodeWithIt] = (),
-    used_by: Sequence[str] = (),
+    prices: Sequence[AcceleratorPrice],
+    nodes: Sequence[NodeWithIt],
+    used_by: Sequence[str],
 ) -> CatalogueEntry:
     shipped = shipped_accelerator(name, row)
     variant = shipped.variant if shipped else row.variant if row else ""

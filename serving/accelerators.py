@@ -85,6 +85,7 @@ def shipped_variant(known: Known) -> dict[str, Any]:
     return next(variant for variant in variants if variant["name"] == known.variant)
 
 
+@cache
 def shipped_prices(known: Known) -> tuple[ListPrice, ...]:
     """Every list price of the type, of all its variants."""
     return list_prices(catalogue()[known.entry_name]["prices"])
@@ -128,6 +129,7 @@ def unknown_message(name: str, variant: str | None = None) -> str:
     return f"There is no accelerator “{shown}” in the catalogue; names are Ray's, such as H100 or A100-80G."
 
 
+@cache
 def _shipped(known: Known) -> Accelerator:
     entry, figures = catalogue()[known.entry_name], shipped_variant(known)
     price = default_price(shipped_prices(known), variant=known.variant)

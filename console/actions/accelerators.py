@@ -15,7 +15,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from console import formats
-from console.accelerators import CatalogueEntry, catalogue_entry, day_of, price_of
+from console.accelerator_entry import CatalogueEntry
+from console.accelerators import catalogue_entry, day_of, price_of
 from console.actions.accelerator_values import (
     EDITABLE,
     SPECIFICATION,

@@ -11,7 +11,8 @@ from ninja import Router
 from ninja.responses import Status
 
 from console import actions
-from console.accelerators import CatalogueEntry, catalogue_entries, catalogue_entry, day_of
+from console.accelerator_entry import CatalogueEntry
+from console.accelerators import catalogue_entries, catalogue_entry, day_of
 from console.api.accelerator_schemas import (
     AcceleratorChange,
     AcceleratorInput,

@@ -12,9 +12,10 @@ from django.urls import path
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from console import actions
+from console.accelerator_entry import CatalogueEntry
 from console.accelerator_figures import figures_of
 from console.accelerator_forms import AddForm, EditForm, PriceForm
-from console.accelerators import CatalogueEntry, catalogue_entries, catalogue_entry, day_of
+from console.accelerators import catalogue_entries, catalogue_entry, day_of
 from console.auth import require, role_allows
 from serving.accelerator_prices import default_price, price_states
 from serving.accelerators import accelerator, unknown_message

@@ -4,6 +4,7 @@ Runs in vLLM's worker processes; must stay importable there without ray.
 """
 
 import ctypes
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from serving.cluster.environment import withhold_from_engine
 # before it loads the model.
 withhold_from_engine(os.environ)
 
+
+log = logging.getLogger(__name__)
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -32,13 +35,14 @@ class WorkerFacts:
         model = self.model_runner.model
         cache = list(_tensors(getattr(self.model_runner, "kv_caches", [])))
         weights = _storage_bytes([*model.parameters(), *model.buffers()]) + _packed_bytes(model)
-        found = {
-            "weights": weights,
-            "kv_cache": _storage_bytes(cache),
-            **_profiled_bytes(self),
-            **_device_bytes(self),
-        }
-        if all(tensor.device.type == "cpu" for tensor in cache):
+        found = {"weights": weights, "kv_cache": _storage_bytes(cache)}
+        for measure in (_profiled_bytes, _device_bytes):
+            try:
+                found |= measure(self)
+            except Exception as error:
+                # Private figures of the engine: one that is missing must not keep a model from serving.
+                log.warning("raydeck measure=%s error=%s", measure.__name__, type(error).__name__)
+        if cache and all(tensor.device.type == "cpu" for tensor in cache):
             found["process_rest"] = max(0, _resident_bytes() - _resident_bytes_of(cache) - weights)
         return found
 

@@ -63,6 +63,8 @@ class Recurrent:
     has_bias: bool = False
     convolution_has_bias: bool = False
     has_norm: bool = True
+    has_multipliers: bool = False
+    """A fixed vector that scales the input projection's outputs (Falcon H1)."""
 
     @property
     def inner_width(self) -> int:
@@ -188,6 +190,8 @@ class Architecture:
     mixture: Mixture | None = None
     latent: Latent | None = None
     is_multimodal: bool = False
+    tower: str = ""
+    """The vision tower beside the decoder, by the name of its closed form; empty for a text model."""
     traits: Traits = Traits()
     unknown_because: str = ""
     text: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)

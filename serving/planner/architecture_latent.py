@@ -46,6 +46,9 @@ def deepseek_layers(fields: Fields, sizes: Sizes, attention: Attention) -> list[
     latent = attention.latent
     assert latent is not None
     ropes = rope_of(fields, sizes, head_dim=latent.rope_head_dim)
+    if latent.indexer_heads and not fields.flag("indexer_rope_interleave"):
+        # The indexer turns pairs the other way round, so it has a table of its own.
+        ropes += rope_of(fields, sizes, head_dim=latent.rope_head_dim, key="indexer")
     base = Layer(attention=attention, ropes=ropes)
     dense = replace(base, dense_intermediate=sizes.intermediate)
     if fields.raw("n_routed_experts") is None:
@@ -69,3 +72,22 @@ def deepseek_traits(fields: Fields) -> Traits:
     is_third = isinstance(names, list) and "DeepseekV3ForCausalLM" in names
     method = fields.words("topk_method", default="noaux_tc" if is_third else "")
     return Traits(has_correction_bias=method == "noaux_tc")
+
+
+def sparse_deepseek(fields: Fields, sizes: Sizes) -> Built:
+    """deepseek_v32: MLA whose layers choose tokens with an indexer (DeepSeek V3.2, GLM 5)."""
+    if (
+        fields.raw("index_topk_pattern") is not None
+        or fields.whole("index_topk_freq", default=1, at_most=2000) != 1
+    ):
+        raise Unmodelled("Layers that share an indexer's choice are not covered by the closed form.")
+    attention = latent_attention(fields, sizes, has_indexer=True)
+    layers = deepseek_layers(fields, sizes, attention)
+    method = fields.words("topk_method", default="noaux_tc")
+    return layers, Traits(has_correction_bias=method == "noaux_tc")
+
+
+def glm4_moe_lite(fields: Fields, sizes: Sizes) -> Built:
+    """glm4_moe_lite.py: DeepSeek's layers with a float32 router that has corrections."""
+    layers = deepseek_layers(fields, sizes, latent_attention(fields, sizes))
+    return layers, Traits(has_correction_bias=True, router_is_float32=True)

@@ -11,6 +11,7 @@ from serving.planner.architecture import Attention, Layer, Mixture, Traits
 from serving.planner.architecture_dense import window_of
 from serving.planner.architecture_fields import Fields, whole_number
 from serving.planner.architecture_sizes import MOST_EXPERTS, Sizes, rope_of
+from serving.planner.architecture_unmodelled import Unmodelled
 from serving.planner.request import BadPlanInput
 
 Built = tuple[list[Layer], Traits]
@@ -165,3 +166,109 @@ def llama4(fields: Fields, sizes: Sizes) -> Built:
         shared_name="shared_expert",
     )
     return layers, traits
+
+
+def olmoe(fields: Fields, sizes: Sizes) -> Built:
+    """olmoe.py: norms over all queries and keys, whole on every rank."""
+    mixture = experts_of(
+        fields, count=("num_experts",), intermediate=("intermediate_size",), default_count=64
+    )
+    layer = Layer(attention=sizes.attention(), mixture=mixture, ropes=rope_of(fields, sizes))
+    return [layer] * sizes.layers, Traits(query_key_norm="whole", **EVERYWHERE)
+
+
+def phimoe(fields: Fields, sizes: Sizes) -> Built:
+    """phimoe.py: layer norms with biases, biases on attention and head."""
+    mixture = experts_of(
+        fields, count=("num_local_experts",), intermediate=("intermediate_size",), default_count=16
+    )
+    layer = Layer(
+        attention=sizes.attention(window=window_of(fields)), mixture=mixture, ropes=rope_of(fields, sizes)
+    )
+    traits = Traits(
+        mixture_name="block_sparse_moe", norm_has_bias=True, qkv_bias=True, output_bias=True,
+        head_has_bias=True, **EVERYWHERE,
+    )  # fmt: skip
+    return [layer] * sizes.layers, traits
+
+
+def ernie_moe(fields: Fields, sizes: Sizes) -> Built:
+    """ernie45_moe.py: dense layers at both ends, a float32 router with corrections."""
+    if fields.raw("head_dim") is None and sizes.hidden % sizes.heads == 0:
+        sizes = replace(sizes, head_dim=sizes.hidden // sizes.heads)
+    width = fields.whole("moe_intermediate_size")
+    shared = width * fields.whole("moe_num_shared_experts", default=0, at_least=0, at_most=1000)
+    mixture = experts_of(
+        fields, count=("moe_num_experts",), intermediate=("moe_intermediate_size",), shared=shared,
+        per_token=("moe_k",),
+    )  # fmt: skip
+    first = fields.whole("moe_layer_start_index", default=0, at_least=0, at_most=2000)
+    last = fields.raw("moe_layer_end_index")
+    last = (
+        sizes.layers - 1
+        if last in (None, -1)
+        else fields.whole("moe_layer_end_index", at_least=0, at_most=2000)
+    )
+    step = fields.whole("moe_layer_interval", default=1, at_most=2000)
+    bias = fields.flag("use_bias")
+    base = Layer(attention=sizes.attention(), ropes=rope_of(fields, sizes))
+    dense, sparse = replace(base, dense_intermediate=sizes.intermediate), replace(base, mixture=mixture)
+    layers = [
+        sparse if first <= index <= last and (index + 1) % step == 0 else dense
+        for index in range(sizes.layers)
+    ]
+    traits = Traits(qkv_bias=bias, mlp_bias=bias, router_is_float32=True, has_correction_bias=True)
+    return layers, traits
+
+
+def glm4_moe(fields: Fields, sizes: Sizes) -> Built:
+    """glm4_moe.py: a float32 router with corrections, half rotary."""
+    width = fields.whole("moe_intermediate_size")
+    shared = width * fields.whole("n_shared_experts", default=0, at_least=0, at_most=1000)
+    mixture = experts_of(
+        fields, count=("n_routed_experts",), intermediate=("moe_intermediate_size",), shared=shared
+    )
+    first = fields.whole("first_k_dense_replace", default=1, at_least=0, at_most=2000)
+    base = Layer(attention=sizes.attention(), ropes=rope_of(fields, sizes, partial=0.5))
+    dense, sparse = replace(base, dense_intermediate=sizes.intermediate), replace(base, mixture=mixture)
+    traits = Traits(
+        qkv_bias=fields.flag("attention_bias"),
+        query_key_norm="head" if fields.flag("use_qk_norm") else "none",
+        router_is_float32=True,
+        has_correction_bias=True,
+    )
+    return [sparse if index >= first else dense for index in range(sizes.layers)], traits
+
+
+def minimax_m2(fields: Fields, sizes: Sizes) -> Built:
+    """minimax_m2.py: norms over a rank's queries and keys, a float32 router."""
+    if fields.items("attn_type_list") and any(kind != 1 for kind in fields.items("attn_type_list") or []):
+        raise Unmodelled("MiniMax with other than full attention is not covered by the closed form.")
+    mixture = experts_of(fields, count=("num_local_experts",), intermediate=("intermediate_size",))
+    rotary = fields.optional("rotary_dim", at_most=1 << 14)
+    ropes = rope_of(fields, sizes, partial=rotary / sizes.head_dim if rotary else None)
+    layer = Layer(attention=sizes.attention(), mixture=mixture, ropes=ropes)
+    traits = Traits(
+        mixture_name="block_sparse_moe",
+        qkv_bias=fields.flag("attention_bias"),
+        query_key_norm="all",
+        router_is_float32=True,
+        has_correction_bias=fields.flag("use_routing_bias"),
+    )
+    return [layer] * sizes.layers, traits
+
+
+def granite_moe(fields: Fields, sizes: Sizes) -> Built:
+    """granitemoe.py and granitemoeshared.py."""
+    shared = fields.whole("shared_intermediate_size", default=0, at_least=0)
+    mixture = experts_of(
+        fields,
+        count=("num_local_experts",),
+        intermediate=("intermediate_size",),
+        shared=shared,
+        default_count=8,
+    )
+    layer = Layer(attention=sizes.attention(), mixture=mixture, ropes=rope_of(fields, sizes))
+    return [layer] * sizes.layers, Traits(
+        mixture_name="block_sparse_moe", shared_name=".shared_mlp", **EVERYWHERE
+    )

@@ -15,6 +15,7 @@ from serving.planner.architecture_families import FAMILIES, Unmodelled
 from serving.planner.architecture_fields import Fields, number, shown, whole_number
 from serving.planner.architecture_sizes import Sizes, read_sizes
 from serving.planner.request import BadPlanInput
+from serving.planner.weights_tower import check_tower
 
 CONTEXT = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length",
@@ -40,6 +41,7 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
     if family is not None:
         try:
             layers, traits = family.build(fields, sizes)
+            check_tower(config, family.tower)
         except Unmodelled as reason:
             unknown_because, layers = str(reason), _plain_layers(sizes)
         tied_by_default = family.ties_by_default
@@ -65,6 +67,7 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
             (layer.attention.latent for layer in layers if layer.attention and layer.attention.latent), None
         ),
         is_multimodal=fields.is_nested,
+        tower=family.tower if family and not unknown_because else "",
         unknown_because=unknown_because,
         text=fields.text,
         config=config,

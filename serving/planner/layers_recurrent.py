@@ -61,6 +61,8 @@ def _mamba2(recurrent: Recurrent, traits: Traits, hidden: int, rank: Rank) -> li
         Tensor(PART, heads, bytes_per_element=4),
         Tensor(PART, 2 * heads),
     ]  # fmt: skip
+    if recurrent.has_multipliers:
+        pieces.append(Tensor(PART, 2 * share + 2 * side + heads))
     return [*pieces, Tensor(PART, share)] if recurrent.has_norm else pieces
 
 

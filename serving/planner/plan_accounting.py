@@ -19,7 +19,6 @@ from serving.planner.quantization_reading import Quantization
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.result import Memory
 from serving.planner.weights import Weights, plan_weights, stage_layers
-from serving.planner.weights_tower import tower_bytes
 
 ELEMENT_BYTES = {"bfloat16": 2, "float16": 2, "half": 2, "float32": 4}
 LATENT_KERNEL_BLOCKS = {8: 16, 9: 16, 10: 32, 12: 16}
@@ -98,7 +97,6 @@ def weights_of(request: PlanRequest, architecture: Architecture, quantization: Q
         pipeline_parallel=request.pipeline_parallel_size,
         expert_parallel=request.enable_expert_parallel,
         compute_capability=card.compute_capability if card else None,
-        tower_bytes=tower_bytes(request, architecture),
     )
 
 

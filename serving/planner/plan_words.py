@@ -24,7 +24,8 @@ def words_for(request: PlanRequest, account: Account) -> tuple[Verdict, tuple[st
         return (
             "unknown",
             (
-                "Nothing says how much memory there is: name an accelerator, the node's memory or kv_cache_memory_bytes.",
+                "Nothing says how much memory there is: name an accelerator, the node's memory or "
+                "kv_cache_memory_bytes.",
             ),
             "",
         )
@@ -56,8 +57,8 @@ def _short_at_start(request: PlanRequest) -> str:
         return ""
     most = free / card.usable_bytes
     return (
-        f"{gib(free)} are free at start on {card.name} with tensor parallel {request.tensor_parallel_size}, less than "
-        f"the requested {gib(int(asked))}: gpu_memory_utilization can be at most {most:.3f}."
+        f"{gib(free)} are free at start on {card.name} with tensor parallel {request.tensor_parallel_size}, "
+        f"less than the requested {gib(int(asked))}: gpu_memory_utilization can be at most {most:.3f}."
     )
 
 

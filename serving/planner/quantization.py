@@ -77,7 +77,7 @@ class Scheme:
         return experts.count * (each + bias)
 
     def _expert_block(self, experts: Experts) -> tuple[int, int]:
-        """Blocks that a rank's share does not hold whole are refined, down to 32 (refine_fp8_moe_block_shape)."""
+        """Blocks that a rank does not hold whole are refined, down to 32 (refine_fp8_moe_block_shape)."""
         rows, columns = self.block
         inner = experts.intermediate
         if inner % rows == 0 and inner % columns == 0:

@@ -87,7 +87,7 @@ class Exclusions:
         if self.mode == "exact" and ".experts" in path:
             # vLLM compares the experts' module with any entry that names one of its parts.
             return any("experts" in pattern and path in pattern for pattern in self.patterns)
-        return any(expression.match(name) for expression in self._expressions for name in names[:4])
+        return any(expression.match(name) for expression in self._expressions for name in names)
 
 
 def read_exclusions(value: Any, *, mode: MatchMode, name: str) -> Exclusions:

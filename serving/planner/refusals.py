@@ -21,15 +21,14 @@ BFLOAT16_CAPABILITY = 80
 
 
 def refusals(request: PlanRequest, architecture: Architecture, quantization: Quantization) -> list[Refusal]:
-    """Everything the engine would refuse at start, the first being what it would say. `request` is resolved."""
-    found = [
+    """What the engine would refuse at start, the first being what it would say. `request` is resolved."""
+    return [
         *_architecture(architecture),
         *_quantization(request, quantization),
         *_types(request, architecture, quantization),
         *_parallel(request, architecture),
         *_lengths(request, architecture),
     ]
-    return found
 
 
 def _architecture(architecture: Architecture) -> list[Refusal]:
@@ -57,7 +56,8 @@ def _quantization(request: PlanRequest, quantization: Quantization) -> list[Refu
         return [
             (
                 "quantization",
-                f"{quantization.method} needs compute capability {least / 10:.1f}; {card.name} has {have / 10:.1f}.",
+                f"{quantization.method} needs compute capability {least / 10:.1f}; "
+                f"{card.name} has {have / 10:.1f}.",
             )
         ]
     return []
@@ -98,8 +98,8 @@ def _parallel(request: PlanRequest, architecture: Architecture) -> list[Refusal]
         found.append(
             (
                 "tensor_parallel_size",
-                f"Total number of attention heads ({architecture.attention_heads}) must be divisible by tensor "
-                f"parallel size ({tensor}).",
+                f"Total number of attention heads ({architecture.attention_heads}) must be divisible by "
+                f"tensor parallel size ({tensor}).",
             )
         )
     if pipeline > 1 and architecture.family in NO_PIPELINE:

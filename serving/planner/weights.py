@@ -18,6 +18,7 @@ from serving.planner.quantization import UNQUANTIZED
 from serving.planner.quantization_reading import Quantization
 from serving.planner.weights_checks import check_experts, check_linear
 from serving.planner.weights_padding import padded_experts, relayout_bytes
+from serving.planner.weights_tower import tower_bytes
 
 VOCABULARY_PADDING = 64
 
@@ -61,10 +62,10 @@ def plan_weights(
     pipeline_parallel: int,
     expert_parallel: bool = False,
     compute_capability: tuple[int, int] | None = None,
-    tower_bytes: int = 0,
 ) -> Weights:
-    """Weight bytes of every stage of one rank. `tower_bytes`: the vision tower, on the first stage."""
+    """Weight bytes of every stage of one rank."""
     rank = Rank(tensor_parallel, expert_parallel)
+    tower = tower_bytes(architecture, quantization, rank)
     sizer = _Sizer(architecture, quantization, rank, compute_capability)
     stages = []
     for index, (first, count) in enumerate(stage_layers(len(architecture.layers), pipeline_parallel)):
@@ -74,8 +75,7 @@ def plan_weights(
         parts.update(sizer.outer_parts(is_first=index == 0, is_last=index == pipeline_parallel - 1))
         tables = {rope for layer in architecture.layers[first : first + count] for rope in layer.ropes}
         parts["rotary_tables"] = sum(table.table_bytes for table in tables)
-        if index == 0 and tower_bytes:
-            parts["vision_tower"] = tower_bytes
+        parts["vision_tower"] = tower
         stages.append(StageWeights(first, count, {part: size for part, size in parts.items() if size}))
     return Weights(tuple(stages), rank.problems)
 

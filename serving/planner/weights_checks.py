@@ -50,13 +50,14 @@ def check_experts(experts: Experts, scheme: Scheme, rank: Rank) -> None:
                 f"blocks of {rows} × {columns}, nor finer ones from 32 on",
             )
     elif scheme.scales == "group" and scheme.group_size > 0 and scheme.name != "mxfp4":
-        if share != experts.full_intermediate and share % scheme.group_size and not scheme.repeats_row_scales:
+        is_split = share != experts.full_intermediate and not scheme.repeats_row_scales
+        if is_split and share % scheme.group_size:
             _refuse(rank, experts.name, "channels", share, f"the group size {scheme.group_size}")
 
 
 def _refuse(rank: Rank, name: str, what: str, size: int, divisor: str) -> None:
     rank.refuse(
         FIELD,
-        f"{name} has {size:,} {what} per rank at tensor parallel {rank.tensor_parallel}, no multiple of {divisor} "
-        "of its quantisation.",
+        f"{name} has {size:,} {what} per rank at tensor parallel {rank.tensor_parallel}, "
+        f"no multiple of {divisor} of its quantisation.",
     )

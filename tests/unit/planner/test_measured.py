@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serving.planner.compare import compare, read_plan
 from serving.planner.measured import Measured, facts_of_pages, from_facts, from_json, merged
 from serving.planner.measured_log import bytes_of_gib, from_log, resolution_of_gib
+from serving.planner.plan import make_plan
+from serving.planner.report import stored
+from serving.planner.request import PlanRequest
+from tests.unit.planner.recorded import card, recording
 
 RECORDED = Path(__file__).resolve().parents[2] / "recordings" / "engine_starts"
 GIB = 1 << 30
@@ -64,47 +70,78 @@ def test_pipeline_stages_keep_their_own_weights() -> None:
     assert seen.weight_bytes == bytes_of_gib("5.48")
 
 
-OBSERVED = [
-    # weights, peak, non-torch, graphs, room, tokens, concurrency, at tokens: logs of vLLM 0.8 to 0.15
-    ("44.76", "2.12", "0.14", "-0.76", "28.20", 184_832, "11.55", 16_000),
-    ("64.38", "7.38", "0.13", "1.03", "3.33", None, None, None),
-    ("33.88", "4.84", "0.55", "-0.42", "32.0", None, None, None),
-    ("14.7708", None, None, "1.92", "2.31", 100_752, "1.54", 65_536),
-    ("8.8", "1.4", "0.02", "0.68", "8.598", None, None, None),
-]
+ROWS = [row for row in recording("models.json")["observations"] if "model_loading_gib" in row["observed"]]
 
 
-@pytest.mark.parametrize(("weights", "peak", "outside", "graphs", "room", "tokens", "times", "at"), OBSERVED)
-def test_lines_of_older_releases_are_read_too(
-    weights: str,
-    peak: str | None,
-    outside: str | None,
-    graphs: str,
-    room: str,
-    tokens: int | None,
-    times: str | None,
-    at: int | None,
-) -> None:
+def lines_of(observed: dict[str, Any]) -> str:
+    """An observation of vLLM 0.8 to 0.15 in the words in which those releases log it."""
+    weights, graphs = observed["model_loading_gib"], observed.get("cuda_graph_gib")
     lines = [f"INFO [gpu_model_runner.py:2007] Model loading took {weights} GiB and 4.500000 seconds"]
-    lines += [f"INFO [gpu_worker.py:276] Available KV cache memory: {room} GiB"]
-    lines += [f"INFO [gpu_model_runner.py:3118] Graph capturing finished in 21 secs, took {graphs} GiB"]
-    if tokens:
-        lines += [f"INFO [kv_cache_utils.py:864] GPU KV cache size: {tokens:,} tokens"]
+    if "available_kv_gib" in observed:
+        lines += [f"INFO [gpu_worker.py:276] Available KV cache memory: {observed['available_kv_gib']} GiB"]
+    if "kv_tokens" in observed:
+        lines += [f"INFO [kv_cache_utils.py:864] GPU KV cache size: {observed['kv_tokens']:,} tokens"]
+    if "max_concurrency" in observed:
+        at, times = observed["at_tokens_per_request"], observed["max_concurrency"]
         lines += [f"INFO [kv_cache_utils.py:868] Maximum concurrency for {at:,} tokens per request: {times}x"]
-    if peak:
+    if "peak_activation_gib" in observed:
+        peak, outside = observed["peak_activation_gib"], observed["non_torch_gib"]
         lines += [
             "INFO [gpu_worker.py:391] Free memory on device (78.57/79.18 GiB) on startup. Desired GPU memory"
             f" utilization is (0.95, 75.22 GiB). Actual usage is {weights} GiB for weight, {peak} GiB for"
             f" peak activation, {outside} GiB for non-torch memory, and {graphs} GiB for CUDAGraph memory."
         ]
-    seen = from_log("\n".join(lines))
-    assert seen.weight_bytes == bytes_of_gib(weights)
-    assert seen.kv_room_bytes == bytes_of_gib(room)
-    assert seen.cuda_graph_bytes == bytes_of_gib(graphs)
-    assert seen.activation_bytes == (bytes_of_gib(peak) if peak else None)
-    assert seen.non_torch_bytes == (bytes_of_gib(outside) if outside else None)
-    assert (seen.kv_cache_tokens, seen.max_concurrency_at_tokens) == (tokens, at)
-    assert seen.max_concurrency == (float(times) if times else None)
+    elif graphs is not None:
+        lines += [f"INFO [gpu_model_runner.py:3118] Graph capturing finished in 21 secs, took {graphs} GiB"]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=f"{row['n']}-{row['model']}") for row in ROWS])
+def test_figures_of_older_releases_are_read_too(row: dict[str, Any]) -> None:
+    observed = row["observed"]
+    seen = from_log(lines_of(observed))
+    for figure, name in (
+        ("model_loading_gib", "weight_bytes"),
+        ("available_kv_gib", "kv_room_bytes"),
+        ("cuda_graph_gib", "cuda_graph_bytes"),
+        ("peak_activation_gib", "activation_bytes"),
+        ("non_torch_gib", "non_torch_bytes"),
+    ):
+        expected = bytes_of_gib(str(observed[figure])) if figure in observed else None
+        assert getattr(seen, name) == expected, name
+    assert seen.kv_cache_tokens == observed.get("kv_tokens")
+    assert seen.max_concurrency == observed.get("max_concurrency")
+    assert seen.max_concurrency_at_tokens == observed.get("at_tokens_per_request")
+
+
+PLANNED_MODELS = {one["id"]: one["config"] for one in recording("models.json")["models"]}
+UNLIKE = 21
+"""A Qwen2.5-0.5B log whose weights no reading of its classes explains."""
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, id=f"{row['n']}-{row['model']}") for row in ROWS if row["model"] in PLANNED_MODELS],
+)
+def test_what_was_planned_and_logged_of_real_models_agrees(row: dict[str, Any]) -> None:
+    setting = row["setting"]
+    hopper = "H100" in setting["gpu"] or "gpt-oss" in row["model"]
+    request = PlanRequest(
+        PLANNED_MODELS[row["model"]],
+        accelerator=card(
+            usable_gib=setting.get("total_gib", 1000.0),
+            name=setting["gpu"],
+            capability=(9, 0) if hopper else (8, 6),
+        ),
+        tensor_parallel_size=setting.get("tp", 1),
+        max_model_len=setting.get("max_len"),
+    )
+    plan = read_plan(stored(make_plan(request)))
+    seen = from_log(lines_of(row["observed"]))
+    found = compare(plan, seen, on_cpu=False, max_model_len=setting.get("max_len") or 0)
+    (weights,) = [one for one in found if one.part == "weights"]
+    assert weights.error is not None
+    assert weights.is_off == (row["n"] == UNLIKE)
 
 
 def test_colours_and_a_given_cache_size_are_read() -> None:

@@ -214,6 +214,8 @@ def test_administrators_enter_prices_and_nothing_typed_is_lost(as_admin: Client)
     html = text_of(as_admin.post("/accelerators/H100/prices/", bad), 400)
     assert "0 or more" in html and 'value="-2"' in html and "a &lt;b&gt;" in html
     assert 'value="2026-11-01"' in html and not AcceleratorPrice.objects.exists()
+    both = text_of(as_admin.post("/accelerators/H100/prices/", {**bad, "source": ""}), 400)
+    assert "id_usd_per_hour_error" in both and "id_source_error" in both
     for field, value in (("from_date", "1999-01-01"), ("from_date", "soon"), ("source", " ")):
         text_of(as_admin.post("/accelerators/H100/prices/", {**PRICE, field: value}), 400)
     response = as_admin.post("/accelerators/H100/prices/", PRICE)
