@@ -13,8 +13,8 @@ from typing import Any
 
 from django import forms
 
+from console.accelerators import catalogue_entries
 from console.models import Deployment, RegisteredModel
-from serving.accelerators import accelerator_types
 from serving.errors import RaydeckError
 from serving.spec import DTYPES, NAME_HELP
 
@@ -265,7 +265,7 @@ def form_values(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accelerator_choices(present: tuple[str, ...]) -> list[tuple[str, Any]]:
-    others = [name for name in accelerator_types() if name not in present]
+    others = [entry.name for entry in catalogue_entries() if entry.name not in present]
     choices: list[tuple[str, Any]] = [("", "CPU")]
     if present:
         choices.append(("In the cluster", [(name, name) for name in present]))
