@@ -11,24 +11,42 @@ from decimal import Decimal
 
 from django.core.exceptions import ValidationError
 
-from console.actions.deployments import make_capacity, make_engine
+from console.actions.deployments import make_capacity, make_engine, with_catalogue_price
 from console.differences import Difference, differences
+from console.exact_comparison import Comparison, compare
 from console.forms import DeploymentForm
 from console.models import Deployment, RegisteredModel
 from console.placements import check_against_cluster
+from console.planning import Load, plan_engine, question_of
 from serving.errors import NotPlaceable, RaydeckError
+from serving.planner.request import BadPlanInput
+from serving.planner.result import Memory
+from serving.planner.result import Plan as Prediction
 from serving.spec import CapacitySpec, EngineSpec
 
 HOURS_OF_30_DAYS = 720
 
 
+BarPart = tuple[str, str, int, float]
+"""Colour class, label, bytes, share of the whole."""
+
+
 @dataclass
 class Plan:
-    """`verdict`: incomplete, invalid, faulty_files, fits or does_not_fit; `lines` is the arithmetic."""
+    """`verdict`: incomplete, invalid, faulty_files, unread, or the planner's (serving/planner/result.py).
+
+    Whether it fits in an accelerator and whether the cluster has room now are two things: `placement` is
+    free, waits or "" where it could not be asked, `placement_reason` and `lines` its arithmetic.
+    """
 
     verdict: str
     reason: str = ""
+    placement: str = ""
+    placement_reason: str = ""
     lines: list[str] = field(default_factory=list)
+    predicted: Prediction | None = None
+    exact: Comparison | None = None
+    load: Load = field(default_factory=Load)
     engine: EngineSpec | None = None
     capacity: CapacitySpec | None = None
     weight_bytes: int | None = None
@@ -39,15 +57,40 @@ class Plan:
     is_edit: bool = False
 
     @property
-    def kv_tokens(self) -> int | None:
-        """Tokens that the KV cache of one replica holds; None when its size is the engine's to measure."""
-        if self.engine is None or not self.kv_bytes_per_token or not self.engine.kv_cache_memory_bytes:
-            return None
-        return (
-            self.engine.kv_cache_memory_bytes
-            * self.engine.accelerators_per_replica
-            // self.kv_bytes_per_token
-        )
+    def memory(self) -> Memory | None:
+        """The planner's memory of one rank, where it could be computed."""
+        return self.predicted.memory if self.predicted else None
+
+    @property
+    def bar(self) -> list[BarPart]:
+        """One rank's memory by part, the fullest pipeline stage; the rest that stays free comes last."""
+        memory = self.memory
+        if memory is None:
+            return []
+        weights = max(stage.weight_bytes for stage in memory.stages)
+        parts = [
+            ("w", "Weights", weights),
+            ("k", "KV cache", memory.kv_cache_bytes),
+            ("a", "Activations, at most", memory.activation.high),
+            ("o", "Runtime, CUDA graphs, at most", memory.runtime.high + memory.cuda_graphs.high),
+        ]
+        used = sum(size for _, _, size in parts)
+        whole = max(used, memory.usable_bytes or 0) or 1
+        if memory.usable_bytes and memory.usable_bytes > used:
+            parts.append(("f", "Free", memory.usable_bytes - used))
+        return [(kind, label, size, size / whole) for kind, label, size in parts if size]
+
+    @property
+    def update_words(self) -> str:
+        """What an update of the engine needs beside what is there (max_surge_percent is 0)."""
+        if self.capacity is not None and self.capacity.max_replicas > 1:
+            return "nothing more: replicas are replaced in turn"
+        return "nothing more: the replica stops first, callers wait for its successor"
+
+    @property
+    def arithmetic(self) -> list[str]:
+        """The planner's sum, line by line."""
+        return list(self.predicted.arithmetic) if self.predicted else []
 
     @property
     def per_replica_per_hour_usd(self) -> Decimal:
@@ -73,6 +116,15 @@ class Plan:
         return self.most_per_hour_usd * HOURS_OF_30_DAYS
 
 
+def engine_of_form(form: DeploymentForm) -> tuple[RegisteredModel | None, EngineSpec | None, Load]:
+    """The model, engine and load that the form holds as far as they are valid."""
+    values, _ = _cleaned(form)
+    registered = RegisteredModel.objects.filter(name=values.get("model") or "").first()
+    if registered is None:
+        return None, None, load_of(values)
+    return registered, make_engine(registered, _given(values, EngineSpec)), load_of(values)
+
+
 def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
     """The plan for what the form holds; `name` is the deployment's own when it is edited."""
     values, wrong = _cleaned(form)
@@ -85,19 +137,20 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         weight_bytes=facts.get("weight_bytes"),
         parameters=facts.get("parameters"),
         kv_bytes_per_token=facts.get("kv_bytes_per_token"),
+        load=load_of(values),
     )
     try:
         plan.engine = make_engine(registered, _given(values, EngineSpec))
-        plan.capacity = make_capacity(_given(values, CapacitySpec))
-        plan.lines = check_against_cluster(
-            name=name or str(values.get("name") or "this deployment"),
-            engine=plan.engine,
-            capacity=plan.capacity,
-            facts=facts,
+        plan.capacity = make_capacity(with_catalogue_price(_given(values, CapacitySpec), plan.engine))
+        plan.predicted = plan_engine(
+            plan.engine,
+            registered,
+            usd_per_accelerator_hour=plan.capacity.price_per_accelerator_hour_usd or None,
+            load=plan.load,
         )
-        plan.verdict, plan.reason = _verdict_of_what_fits(registered, wrong)
-    except NotPlaceable as error:
-        plan.verdict, plan.reason, plan.lines = "does_not_fit", error.message, error.arithmetic
+        plan.exact = exact_of(plan.predicted, plan.engine, registered)
+        plan.verdict, plan.reason = _verdict(plan.predicted, registered, wrong)
+        _place(plan, name or str(values.get("name") or "this deployment"), facts)
     except RaydeckError as error:
         plan.reason = error.message
     if name is not None:
@@ -105,17 +158,48 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
     return plan
 
 
-def _verdict_of_what_fits(registered: RegisteredModel, wrong: list[str]) -> tuple[str, str]:
-    """There is room; whether anything else is known to stand in the way."""
+def exact_of(
+    predicted: Prediction | None, engine: EngineSpec, registered: RegisteredModel
+) -> Comparison | None:
+    """What is known of the exact plan; None where there is nothing to compare with."""
+    if predicted is None:
+        return None
+    try:
+        question = question_of(engine, registered)
+    except BadPlanInput:
+        return None
+    return None if question is None else compare(question, predicted)
+
+
+def load_of(values: dict[str, object]) -> Load:
+    """The load named in the form; what is empty or wrong there takes its default."""
+    given = {name: values.get(f"load_{name}") for name in ("concurrency", "prompt_tokens", "output_tokens")}
+    return Load(**{name: value for name, value in given.items() if isinstance(value, int)})
+
+
+def _place(plan: Plan, name: str, facts: dict[str, object]) -> None:
+    assert plan.engine is not None and plan.capacity is not None
+    try:
+        plan.lines = check_against_cluster(name=name, engine=plan.engine, capacity=plan.capacity, facts=facts)
+        plan.placement = "free"
+    except NotPlaceable as error:
+        plan.placement, plan.placement_reason, plan.lines = "waits", error.message, error.arithmetic
+
+
+def _verdict(predicted: Prediction | None, registered: RegisteredModel, wrong: list[str]) -> tuple[str, str]:
+    """The planner's word, unless something typed is wrong or the files are known to be faulty."""
     if wrong:
         return "invalid", wrong[0]
     faults = [problem["message"] for problem in registered.problems if problem.get("level") == "error"]
     if faults:
+        return "faulty_files", f"{faults[0]} It will hardly start from this machine."
+    if predicted is None:
         return (
-            "faulty_files",
-            f"{faults[0]} There is room, but it will hardly start from this machine.",
+            "unread",
+            "The engine reads this model's files when it is deployed; until then nothing can be planned.",
         )
-    return "fits", ""
+    reason = " ".join((*predicted.reasons, predicted.lever)).strip()
+    return predicted.verdict, "" if predicted.verdict == "fits" else reason
 
 
 def _compare(plan: Plan, name: str) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from django import forms
 
+from console.accelerators import catalogue_entries
 from console.models import Deployment, RegisteredModel
-from serving.accelerators import accelerator_types
 from serving.errors import RaydeckError
 from serving.spec import DTYPES, NAME_HELP
 
@@ -90,6 +90,8 @@ class JsonObjectField(forms.CharField):
             ) from None
         except RecursionError:
             raise forms.ValidationError("That is nested too deeply.") from None
+        except ValueError:
+            raise forms.ValidationError("A number in it is too long.") from None
         if not isinstance(parsed, dict):
             raise forms.ValidationError('Write a JSON object, such as {"enable_prefix_caching": true}.')
         return parsed
@@ -174,14 +176,24 @@ class DeploymentForm(forms.Form):
     )  # fmt: skip
     price_per_accelerator_hour_usd = forms.DecimalField(
         label="Price",
+        required=False,
         min_value=Decimal(0),
         max_value=Decimal(100_000),
         max_digits=12,
         decimal_places=6,
-        initial=Decimal(0),
-        help_text="US dollars per accelerator (or CPU rank) and hour; costs are counted with it.",
+        help_text="US dollars per accelerator (or CPU rank) and hour. Empty: the catalogue's price.",
         widget=forms.NumberInput(attrs={"class": "inp tn", "step": "any"}),
     )
+    load_concurrency = _whole(
+        "Requests in flight", "What the plan predicts times and prices for; it changes nothing that runs.",
+        minimum=1, maximum=100_000, initial=8, required=False,
+    )  # fmt: skip
+    load_prompt_tokens = _whole(
+        "Prompt", "Tokens of a typical request.", minimum=1, maximum=16_777_216, initial=1024, required=False,
+    )  # fmt: skip
+    load_output_tokens = _whole(
+        "Reply", "Tokens of a typical answer.", minimum=1, maximum=16_777_216, initial=256, required=False,
+    )  # fmt: skip
     note = forms.CharField(
         label="Note",
         required=False,
@@ -204,8 +216,11 @@ class DeploymentForm(forms.Form):
         return {name: self.cleaned_data[name] for name in ENGINE_FIELDS}
 
     def capacity(self) -> dict[str, Any]:
-        """The capacity's part for the actions."""
-        return {name: self.cleaned_data[name] for name in CAPACITY_FIELDS}
+        """The capacity's part for the actions; a price left empty is theirs to find."""
+        values = {name: self.cleaned_data[name] for name in CAPACITY_FIELDS}
+        if values["price_per_accelerator_hour_usd"] is None:
+            del values["price_per_accelerator_hour_usd"]
+        return values
 
     def refuse(self, error: RaydeckError) -> None:
         """Put an action's refusal beside the field it is about, or above the form."""
@@ -218,6 +233,12 @@ class EditDeploymentForm(DeploymentForm):
 
     name = None  # type: ignore[assignment]  # a deployment's name never changes
     expected_version = forms.IntegerField(widget=forms.HiddenInput)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        price = self.fields["price_per_accelerator_hour_usd"]
+        price.required = True
+        price.help_text = "US dollars per accelerator (or CPU rank) and hour, from now on; history stays."
 
 
 def initial_of(deployment: Deployment) -> dict[str, Any]:
@@ -244,7 +265,7 @@ def form_values(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accelerator_choices(present: tuple[str, ...]) -> list[tuple[str, Any]]:
-    others = [name for name in accelerator_types() if name not in present]
+    others = [entry.name for entry in catalogue_entries() if entry.name not in present]
     choices: list[tuple[str, Any]] = [("", "CPU")]
     if present:
         choices.append(("In the cluster", [(name, name) for name in present]))

@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 
+from console.forms import JsonObjectField
 from console.models import RegisteredModel, SourceKind
 from serving.errors import Conflict, RaydeckError
 
@@ -45,6 +46,14 @@ class ModelForm(forms.Form):
     note = forms.CharField(
         required=False, max_length=500, label="Note", widget=forms.TextInput(attrs={"class": "inp"})
     )
+    config = JsonObjectField(
+        required=False,
+        max_length=1_000_000,
+        strip=True,
+        label="config.json",
+        help_text="Hub and object store: paste it, and memory, speed and cost can be planned at once.",
+        widget=forms.Textarea(attrs={"class": "inp mono", "rows": 4, "spellcheck": "false"}),
+    )
 
     def __init__(self, *args: Any, has_stored_token: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,6 +69,7 @@ class ModelForm(forms.Form):
         data = dict(self.cleaned_data)
         token = data.pop("hub_token").strip()
         data["hub_token"] = "" if data.pop("clear_hub_token", False) and not token else token or None
+        data["config"] = data["config"] or None
         return data
 
     def refuse(self, error: RaydeckError) -> None:
@@ -77,7 +87,7 @@ class RegisterForm(ModelForm):
         widget=forms.TextInput(attrs={"class": "inp", "autocomplete": "off", "spellcheck": "false"}),
     )
     clear_hub_token = None  # type: ignore[assignment]  # nothing is stored yet
-    field_order = ("name", "source_kind", "source", "hub_revision", "hub_token", "note")
+    field_order = ("name", "source_kind", "source", "hub_revision", "hub_token", "config", "note")
 
 
 class EditForm(ModelForm):

@@ -6,19 +6,20 @@ The page, the REST API, the registry's chips and the actions all plan through he
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
 
+from serving.planner.plan import make_plan
+
 from console.accelerators import planner_accelerator
+from console.measured_latency import with_measurements
 from console.models import RegisteredModel, SourceKind
 from console.placements import known_nodes, other_claims
 from serving.checkpoint import inspect_folder
 from serving.errors import InvalidSpec, NotPlaceable
 from serving.placement import Claim, Node, free_by_node
 from serving.planner.inputs import Checkpoint, check_request
-from serving.planner.plan import make_plan
-from serving.planner.report import stored
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.result import Plan
 from serving.planner.tensors import from_json
@@ -37,6 +38,15 @@ PLANNED_ENGINE_KWARGS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "quantization": ("quantization", str),
 }
 """Engine arguments that change a plan: vLLM's name -> the planner's, and its type."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """The traffic that times and prices are predicted for: requests in flight and their lengths in tokens."""
+
+    concurrency: int = 8
+    prompt_tokens: int = 1024
+    output_tokens: int = 256
 
 
 def checkpoint_of(model: RegisteredModel) -> Checkpoint | None:
@@ -91,33 +101,40 @@ def request_of(
     return request
 
 
-def plan_engine(
-    engine: EngineSpec, model: RegisteredModel, *, usd_per_accelerator_hour: Decimal | None = None
-) -> Plan | None:
-    """The plan of an engine definition; None when the model's files are not known here. Never raises for
-    what stands in the files: a refusal carries the words."""
+def question_of(
+    engine: EngineSpec,
+    model: RegisteredModel,
+    *,
+    usd_per_accelerator_hour: Decimal | None = None,
+    load: Load | None = None,
+) -> PlanRequest | None:
+    """What the planner is asked about an engine definition; None when the model's files are not known here.
+    Raises BadPlanInput."""
     checkpoint = checkpoint_of(model)
     if checkpoint is None:
         return None
+    request = request_of(
+        engine, checkpoint, nodes=known_nodes(), usd_per_accelerator_hour=usd_per_accelerator_hour
+    )
+    return request if load is None else with_load(request, load)
+
+
+def plan_engine(
+    engine: EngineSpec,
+    model: RegisteredModel,
+    *,
+    usd_per_accelerator_hour: Decimal | None = None,
+    load: Load | None = None,
+) -> Plan | None:
+    """The plan of an engine definition; None when the model's files are not known here. Never raises for
+    what stands in the files: a refusal carries the words."""
     try:
-        return make_plan(
-            request_of(
-                engine,
-                checkpoint,
-                nodes=known_nodes(),
-                usd_per_accelerator_hour=usd_per_accelerator_hour,
-            )
-        )
+        request = question_of(engine, model, usd_per_accelerator_hour=usd_per_accelerator_hour, load=load)
+        if request is None:
+            return None
+        return with_measurements(make_plan(request), request, engine, model)
     except BadPlanInput as error:
         return Plan("refused", (error.message,), refused_field=error.field)
-
-
-def stored_plan(
-    engine: EngineSpec, model: RegisteredModel, *, price: Decimal | None
-) -> dict[str, Any] | None:
-    """The plan as a revision keeps it; null when the model's files are not known here."""
-    plan = plan_engine(engine, model, usd_per_accelerator_hour=price)
-    return None if plan is None else stored(plan)
 
 
 def check_plan(plan: Plan | None) -> None:
@@ -159,12 +176,8 @@ def rank_topologies(
     )
 
 
-def with_load(
-    request: PlanRequest, *, concurrency: int, prompt_tokens: int, output_tokens: int
-) -> PlanRequest:
+def with_load(request: PlanRequest, load: Load) -> PlanRequest:
     """The request at the load an operator names."""
-    changed = replace(
-        request, concurrency=concurrency, prompt_tokens=prompt_tokens, output_tokens=output_tokens
-    )
+    changed = replace(request, **asdict(load))
     check_request(changed)
     return changed

@@ -66,7 +66,7 @@ TEMPLATES = [
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": False,
         "OPTIONS": {
-            "builtins": ["console.templatetags.raydeck"],
+            "builtins": ["console.templatetags.raydeck", "console.templatetags.planning"],
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",

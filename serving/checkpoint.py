@@ -66,6 +66,14 @@ def inspect_folder(path: str) -> Inspection:
     return _Folder(Path(path)).inspect()
 
 
+def facts_of_config(config: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Facts and problems of a config.json alone, as `inspect_folder` gives them; nothing of weights."""
+    stated = asdict(read_config(config))
+    problems = stated.pop("problems")
+    stated.pop("quantization_bits")
+    return stated, problems
+
+
 def _path_problem(path: str) -> Problem | None:
     if not path or not os.path.isabs(path):  # noqa: PTH117 - `path` may hold bytes that Path refuses
         return _error("source", "Give the folder's absolute path, beginning with “/”.")

@@ -12,6 +12,7 @@ from django.utils import timezone
 from pydantic import BaseModel, ValidationError
 
 from console import live
+from console.accelerators import day_of, price_of
 from console.differences import words
 from console.events import Actor, record
 from console.models import (
@@ -23,8 +24,10 @@ from console.models import (
     Revision,
 )
 from console.placements import check_against_cluster
+from console.planning import check_plan, plan_engine
 from console.wakeup import wake_reconciler
 from serving.errors import Conflict, InvalidSpec, NotFound
+from serving.planner.report import stored
 from serving.render import cpu_kv_cache_bytes
 from serving.spec import NAME_HELP, NAME_PATTERN, CapacitySpec, EngineSpec
 from serving.topology import check_topology
@@ -51,9 +54,10 @@ def create_deployment(
     name = _checked_name(name)
     registered = _model(model)
     engine_spec = make_engine(registered, engine)
-    capacity_spec = make_capacity(capacity)
+    capacity_spec = make_capacity(with_catalogue_price(capacity, engine_spec))
     if Deployment.objects.filter(name=name).exists():
         raise _name_taken(name)
+    plan = checked_plan(engine_spec, registered, capacity_spec)
     check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, facts=registered.facts)
     now = time.time()
     try:
@@ -68,7 +72,7 @@ def create_deployment(
             )
             DeploymentStatus.objects.create(deployment=deployment)
             _price_from_now(deployment, now)
-            _add_revision(actor, deployment, engine_spec, note=note or "First revision")
+            _add_revision(actor, deployment, engine_spec, plan=plan, note=note or "First revision")
             _noted(
                 actor,
                 deployment,
@@ -105,6 +109,7 @@ def edit_deployment(
         if note:
             raise InvalidSpec("A note goes with a change, and nothing else was changed.", field="note")
         return deployment
+    plan = checked_plan(new_engine, registered, new_capacity) if new_engine != old_engine else None
     if deployment.desired_state == DesiredState.RUNNING:
         check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, facts=registered.facts)
     with transaction.atomic():
@@ -125,6 +130,7 @@ def edit_deployment(
                 actor,
                 deployment,
                 new_engine,
+                plan=plan,
                 note=note or words(_engine_json(old_engine), _engine_json(new_engine)),
             )
             _new_generation(deployment)
@@ -158,6 +164,7 @@ def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int |
             field="revision",
         )
     check_topology(engine, registered.facts)
+    plan = checked_plan(engine, registered, capacity_of(deployment))
     if deployment.desired_state == DesiredState.RUNNING:
         check_against_cluster(
             name=name, engine=engine, capacity=capacity_of(deployment), facts=registered.facts
@@ -165,7 +172,12 @@ def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int |
     with transaction.atomic():
         _claim_version(deployment, version, model=registered)
         added = _add_revision(
-            actor, deployment, engine, note=f"Roll back to revision {revision}", rolled_back_from=revision
+            actor,
+            deployment,
+            engine,
+            plan=plan,
+            note=f"Roll back to revision {revision}",
+            rolled_back_from=revision,
         )
         _new_generation(deployment)
         _noted(
@@ -303,6 +315,25 @@ def _validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
         raise InvalidSpec(str(error)) from None
 
 
+def checked_plan(
+    engine: EngineSpec, registered: RegisteredModel, capacity: CapacitySpec
+) -> dict[str, Any] | None:
+    """The plan that goes with a revision. Raises what the engine would refuse, before it is started."""
+    plan = plan_engine(
+        engine, registered, usd_per_accelerator_hour=capacity.price_per_accelerator_hour_usd or None
+    )
+    check_plan(plan)
+    return None if plan is None else stored(plan)
+
+
+def with_catalogue_price(capacity: dict[str, Any], engine: EngineSpec) -> dict[str, Any]:
+    """The catalogue's price of the day where none was given."""
+    if capacity.get("price_per_accelerator_hour_usd") is not None or engine.accelerator_type is None:
+        return capacity
+    price = price_of(engine.accelerator_type, day_of(time.time()))
+    return capacity if price is None else {**capacity, "price_per_accelerator_hour_usd": price.usd_per_hour}
+
+
 def _edited_engine(
     deployment: Deployment, old: EngineSpec, changes: dict[str, Any] | None, model: str | None
 ) -> tuple[EngineSpec, RegisteredModel]:
@@ -357,6 +388,7 @@ def _add_revision(
     deployment: Deployment,
     engine: EngineSpec,
     *,
+    plan: dict[str, Any] | None,
     note: str,
     rolled_back_from: int | None = None,
 ) -> Revision:
@@ -365,6 +397,7 @@ def _add_revision(
         deployment=deployment,
         number=newest + 1,
         engine=_engine_json(engine),
+        plan=plan,
         hub_token_encrypted=deployment.model.hub_token_encrypted,
         note=note[:300],
         rolled_back_from=rolled_back_from,
@@ -380,7 +413,13 @@ def _take_new_token(actor: Actor, deployment: Deployment) -> None:
     """A start with another hub token than the last is another revision: running ones keep what they have."""
     revision = deployment.current_revision
     if revision is not None and revision.hub_token_encrypted != deployment.model.hub_token_encrypted:
-        _add_revision(actor, deployment, engine_of(deployment), note="The model's hub token was changed")
+        _add_revision(
+            actor,
+            deployment,
+            engine_of(deployment),
+            plan=revision.plan,
+            note="The model's hub token was changed",
+        )
 
 
 def _claim_version(deployment: Deployment, expected: int, **values: Any) -> None:

@@ -13,7 +13,7 @@ from django.utils import timezone
 from console import live, secrets
 from console.events import Actor, record
 from console.models import RegisteredModel, SourceKind
-from serving.checkpoint import inspect_folder
+from serving.checkpoint import facts_of_config, inspect_folder
 from serving.errors import Conflict, InUse, InvalidSpec
 from serving.planner.tensors import to_json
 
@@ -36,8 +36,12 @@ def register_model(
     hub_revision: str = "",
     hub_token: str | None = None,
     note: str = "",
+    config: dict[str, Any] | None = None,
 ) -> RegisteredModel:
-    """Register a model; a folder is read at once and what is wrong with it is kept beside its facts."""
+    """Register a model; a folder is read at once and what is wrong with it is kept beside its facts.
+
+    `config`: the config.json of a model that lies elsewhere, so that it can be planned before it is fetched.
+    """
     name = name.strip()
     if not NAME.match(name):
         raise InvalidSpec(
@@ -49,7 +53,7 @@ def register_model(
     model = RegisteredModel(name=name, created_by=actor.user, **values)
     if hub_token:
         model.hub_token_encrypted = secrets.encrypt(_checked_token(source_kind, hub_token))
-    _read(model)
+    _read(model, config)
     try:
         with transaction.atomic():
             model.save()
@@ -66,20 +70,27 @@ def register_model(
 def edit_model(
     *, actor: Actor, model: RegisteredModel, expected_version: int, **changed: Any
 ) -> RegisteredModel:
-    """Change source, revision, note or token. `hub_token`: text replaces, "" clears, None leaves it."""
+    """Change source, revision, note, token or config. `hub_token`: text replaces, "" clears, None leaves it.
+
+    A `config` given earlier stays while the source does, unless a new one or an empty one comes.
+    """
     token = changed.pop("hub_token", None)
+    config = changed.pop("config", None)
     unknown = sorted(set(changed) - set(EDITABLE))
     if unknown:
         raise InvalidSpec(f"“{unknown[0]}” cannot be changed.", field=unknown[0])
     before = {name: getattr(model, name) for name in EDITABLE}
     values = _checked(**{**before, **changed})
+    same_source = all(before[name] == values[name] for name in ("source_kind", "source", "hub_revision"))
+    if config is None and same_source and values["source_kind"] != SourceKind.FOLDER:
+        config = model.config
     for name, value in values.items():
         setattr(model, name, value)
     if token is not None:
         model.hub_token_encrypted = secrets.encrypt(_checked_token(model.source_kind, token)) if token else ""
     if model.source_kind != SourceKind.HUB:
         model.hub_token_encrypted = ""
-    _read(model)
+    _read(model, config)
     columns = (*EDITABLE, "hub_token_encrypted", *READ)
     with transaction.atomic():
         written = RegisteredModel.objects.filter(pk=model.pk, version=expected_version).update(
@@ -104,7 +115,7 @@ def edit_model(
 
 def inspect_model(*, actor: Actor, model: RegisteredModel) -> RegisteredModel:
     """Read a folder again; a hub id or an object-store address stays unread until it is deployed."""
-    _read(model)
+    _read(model, model.config if model.source_kind != SourceKind.FOLDER else None)
     with transaction.atomic():
         model.save(update_fields=READ)
         _noted(actor, model, kind="model.inspected", message=f"Model {model.name} read again")
@@ -161,27 +172,34 @@ def _checked_token(source_kind: str, token: str) -> str:
     return token
 
 
-def _read(model: RegisteredModel) -> None:
-    if model.source_kind != SourceKind.FOLDER:
-        model.facts, model.problems, model.inspected_at = {}, [], None
-        model.config, model.tensors = None, None
+def _read(model: RegisteredModel, config: dict[str, Any] | None = None) -> None:
+    if model.source_kind == SourceKind.FOLDER:
+        if config:
+            raise InvalidSpec("A folder's config.json is read from the folder itself.", field="config")
+        inspection = inspect_folder(model.source)
+        model.facts, model.problems = inspection.facts, inspection.problems
+        model.config, model.tensors = _storable(inspection.config), to_json(inspection.tensors)
+        model.inspected_at = timezone.now()
         return
-    inspection = inspect_folder(model.source)
-    model.facts, model.problems = inspection.facts, inspection.problems
-    model.config, model.tensors = _storable(inspection.config), to_json(inspection.tensors)
-    model.inspected_at = timezone.now()
+    model.facts, model.problems, model.inspected_at = {}, [], None
+    model.config, model.tensors = None, None
+    if config:
+        model.config = _storable(config)
+        if model.config is None:
+            raise InvalidSpec("This config.json is too large or holds what is no text.", field="config")
+        model.facts, model.problems = facts_of_config(config)
 
 
 def _storable(config: dict[str, Any] | None) -> dict[str, Any] | None:
     """The config as a database can hold it: no NUL and no half of a surrogate pair, which JSON allows."""
     if config is None:
         return None
-    text = json.dumps(config, ensure_ascii=False)
-    if len(text) > STORED_CONFIG_LIMIT_CHARACTERS or "\\u0000" in text:
-        return None
     try:
+        text = json.dumps(config, ensure_ascii=False, allow_nan=False)
         text.encode()
-    except UnicodeEncodeError:
+    except (ValueError, RecursionError):
+        return None
+    if len(text) > STORED_CONFIG_LIMIT_CHARACTERS or "\\u0000" in text:
         return None
     return config
 

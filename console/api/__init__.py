@@ -3,7 +3,16 @@
 Nothing here knows a rule of its own: what may be deployed is decided in serving/ and console/actions.
 """
 
-from console.api import accelerators, access, activity, cluster, deployment_parts, deployments, registry
+from console.api import (
+    accelerators,
+    access,
+    activity,
+    cluster,
+    deployment_parts,
+    deployments,
+    plan,
+    registry,
+)
 from console.api.application import AdminApi
 
 DESCRIPTION = """
@@ -17,6 +26,7 @@ api = AdminApi(title="Raydeck admin API", version="1", description=DESCRIPTION, 
 api.add_router("/models", registry.router)
 api.add_router("/deployments", deployments.router)
 api.add_router("/deployments", deployment_parts.router)
+api.add_router("/plan", plan.router)
 api.add_router("/accelerators", accelerators.router)
 api.add_router("/cluster", cluster.router)
 api.add_router("", activity.router)

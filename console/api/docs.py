@@ -20,6 +20,7 @@ from console.auth import require
 TAGS = {
     "models": "Models",
     "deployments": "Deployments",
+    "plan": "Plans: memory, times and money before anything starts",
     "accelerators": "Accelerators and their prices",
     "access": "Keys, you and your tokens",
     "cluster": "Cluster",
@@ -31,6 +32,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "create_deployment": {"name": "chat", "model": "demo", "capacity": {"max_replicas": 2}},
     "edit_deployment": {"capacity": {"max_replicas": 3}, "expected_version": 1},
     "roll_back": {"revision": 1},
+    "make_plan_of": {"model": "demo", "accelerator": "L4", "concurrency": 8},
+    "rank_topologies_of": {"model": "demo", "accelerator": "L4"},
+    "ask_for_exact_plan": {"model": "demo", "accelerator": "L4"},
     "add_accelerator": {"name": "Our-Card", "usable_bytes": 25_769_803_776, "supply": "owned"},
     "edit_accelerator": {"supply": "rented", "tflops_16bit": 756, "expected_version": 1},
     "reset_accelerator": {"expected_version": 1},
@@ -172,7 +176,7 @@ def _type_words(schema: dict[str, Any]) -> str:
 
 
 def _example(path: str, method: str, body: dict[str, Any] | None) -> str:
-    filled = path.format(name=example_name(path), number=1, key_id=1, token_id=1)
+    filled = path.format(name=example_name(path), number=1, key_id=1, token_id=1, digest="0" * 64)
     lines = [f'curl -X {method} "$RAYDECK{filled}" \\', '  -H "Authorization: Bearer $TOKEN"']
     if method == "GET":
         lines[0] = f'curl "$RAYDECK{filled}" \\'

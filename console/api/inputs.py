@@ -32,6 +32,9 @@ class ModelInput(Input):
     hub_revision: str = Field("", max_length=200, description="branch, tag or commit")
     hub_token: str | None = Field(None, max_length=500, description="kept encrypted, never given back")
     note: str = Field("", max_length=500)
+    config: dict[str, JsonValue] | None = Field(
+        None, description="config.json of a hub or object-store model, so that it can be planned"
+    )
 
 
 class ModelChange(Input):
@@ -43,6 +46,9 @@ class ModelChange(Input):
     hub_revision: str | None = Field(None, max_length=200)
     hub_token: str | None = Field(None, max_length=500, description="a new token; empty text forgets it")
     note: str | None = Field(None, max_length=500)
+    config: dict[str, JsonValue] | None = Field(
+        None, description="config.json of a hub or object-store model; an empty one forgets it"
+    )
 
 
 class EngineInput(Input):

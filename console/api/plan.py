@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from decimal import Decimal
 from typing import Any, Literal
 
 from django.http import HttpRequest
 from ninja import Router, Schema
 from pydantic import Field, JsonValue
+from serving.planner.plan import make_plan
 
 from console.accelerators import planner_accelerator
 from console.api.errors import invalid, not_found
 from console.api.inputs import Input
 from console.api.routing import operation
-from console.models import RegisteredModel
+from console.exact_plans import request_exact_plan, why_not_exact
+from console.models import ExactPlan, RegisteredModel
 from console.placements import known_nodes, other_claims
 from console.planning import checkpoint_of, rank_topologies, view_of
 from serving.accelerators import unknown_message
 from serving.planner.inputs import Checkpoint, check_request
-from serving.planner.plan import make_plan
 from serving.planner.report import flat
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.tensors import group_index, total_size
@@ -115,12 +117,25 @@ class PlanOut(Schema):
     basis: Literal["predicted"]
 
 
+class ExactOut(Schema):
+    """What vLLM's own classes say: `result` is null until `status` is done; it may hold a refusal."""
+
+    digest: str
+    status: Literal["queued", "running", "done", "failed"]
+    error: str | None
+    engine_version: str
+    result: dict[str, Any] | None
+
+
 class TopologyOut(Schema):
     """One (tensor, pipeline) pair; `rank` is null and `impossible` says why where it cannot serve."""
 
     tensor_parallel_size: int
     pipeline_parallel_size: int
     accelerators: int
+    accelerators_during_update: int = Field(
+        description="per replica; the same, because a replica stops before its successor starts"
+    )
     nodes_at_least: int
     rank: int | None
     marks: dict[str, str] = Field(description="best_latency, best_cost, smallest -> the reason")
@@ -150,6 +165,44 @@ def make_plan_of(request: HttpRequest, body: PlanInput) -> dict[str, Any]:
         raise invalid(error.message, field=error.field) from None
 
 
+@operation(router, "POST", "/exact", role="operator", answer=ExactOut)
+def ask_for_exact_plan(request: HttpRequest, body: PlanInput) -> dict[str, Any]:
+    """Have vLLM's own classes built for this plan.
+
+    They are built without weights by a worker, about ten seconds per pipeline stage; ask again with the
+    digest. Equal questions share one answer.
+    """
+    try:
+        question = _request(body)
+        if reason := why_not_exact(question):
+            raise invalid(reason, field="accelerator")
+        row = request_exact_plan(question, now=time.time())
+    except BadPlanInput as error:
+        raise invalid(error.message, field=error.field) from None
+    assert row is not None
+    return exact_out(row)
+
+
+@operation(router, "GET", "/exact/{digest}", role="viewer", answer=ExactOut)
+def get_exact_plan(request: HttpRequest, digest: str) -> dict[str, Any]:
+    """An exact plan by its digest."""
+    row = ExactPlan.objects.filter(digest=digest).first()
+    if row is None:
+        raise not_found("Nobody asked for this exact plan, or it was forgotten; ask again.")
+    return exact_out(row)
+
+
+def exact_out(row: ExactPlan) -> dict[str, Any]:
+    """An exact plan as the API gives it."""
+    return {
+        "digest": row.digest,
+        "status": row.status,
+        "error": row.error or None,
+        "engine_version": row.engine_version,
+        "result": row.result,
+    }
+
+
 @operation(router, "POST", "/topologies", role="viewer", answer=TopologiesOut)
 def rank_topologies_of(request: HttpRequest, body: TopologiesInput) -> dict[str, Any]:
     """Rank all ways to split a model.
@@ -173,6 +226,7 @@ def topology_out(one: Topology) -> dict[str, Any]:
         "tensor_parallel_size": one.tensor_parallel_size,
         "pipeline_parallel_size": one.pipeline_parallel_size,
         "accelerators": one.accelerators,
+        "accelerators_during_update": one.accelerators,
         "nodes_at_least": one.nodes_at_least,
         "rank": one.rank,
         "marks": dict(one.marks),

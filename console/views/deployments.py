@@ -267,7 +267,8 @@ def _is_repeat(request: HttpRequest, form: DeploymentForm, name: str) -> bool:
         return False
     asked = form_values({**form.engine(), **form.capacity()})
     have = initial_of(existing)
-    filled_in = ("max_model_len", "kv_cache_memory_bytes")  # defaults that the action fills in
+    # Defaults that the action fills in.
+    filled_in = ("max_model_len", "kv_cache_memory_bytes", "price_per_accelerator_hour_usd")
     return all(asked[key] == have[key] or (key in filled_in and asked[key] in (None, "")) for key in asked)
 
 

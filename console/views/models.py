@@ -14,6 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from console import actions, model_facts, states
 from console.auth import require, role_allows
+from console.fit_chips import chips, shelf
 from console.model_forms import EditForm, RegisterForm
 from console.models import RegisteredModel
 from serving.errors import Conflict, InUse, RaydeckError
@@ -27,6 +28,9 @@ def model_list(request: HttpRequest) -> HttpResponse:
     found = RegisteredModel.objects.annotate(deployment_count=Count("deployments"))
     rows = [_row(model) for model in found]
     shown = [row for row in rows if wanted in row["searched"]]
+    on = shelf()
+    for row in shown:
+        row["chips"] = chips(row["model"], on)
     context = {"rows": shown, "total": len(rows), "q": request.GET.get("q", "").strip()}
     return render(request, "models/list.html", context)
 
@@ -139,6 +143,7 @@ def _detail(
         "model": model,
         "facts": model_facts.fact_rows(model.facts),
         "level": model_facts.worst_level(model.problems),
+        "chips": chips(model, shelf()),
         "used_by": used_by,
         "refusal": refusal,
         "typed_error": typed_error,

@@ -88,7 +88,33 @@ def topologies(
             found.append(topology)
             if topology.plan.verdict == "refused" and topology.plan.refused_field != "pipeline_parallel_size":
                 break  # more stages change nothing about it
+    if not tp_may_span_nodes:
+        found += _across_nodes(request, per_node, most_accelerators)
     return _ranked(found)
+
+
+def _across_nodes(request: PlanRequest, per_node: int, most_accelerators: int) -> list[Topology]:
+    """Tensor-parallel sizes that only several nodes hold: possible, but nobody asked for the network."""
+    fabric = request.accelerator.inter_node_bytes_per_s if request.accelerator else None
+    speed = f" of about {fabric / 1e9:,.0f} GB/s" if fabric else ""
+    sizes = [per_node * factor for factor in (2, 4, 8) if per_node * factor <= most_accelerators]
+    return [
+        Topology(
+            tensor_parallel_size=size,
+            pipeline_parallel_size=1,
+            plan=Plan("refused", (reason,), refused_field="tensor_parallel_size"),
+            nodes_at_least=size // per_node,
+            spans_nodes=True,
+            now="never",
+            now_reason="Not asked for.",
+            impossible=reason,
+        )
+        for size in sizes
+        for reason in [
+            f"A group of {size} would span {size // per_node} nodes of {per_node}: every layer would wait "
+            f"twice for the network{speed} between them. Pipeline stages can lie on different nodes."
+        ]
+    ]
 
 
 def _one(request: PlanRequest, cluster: ClusterView, tensor: int, pipeline: int, per_node: int) -> Topology:

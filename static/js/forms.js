@@ -6,6 +6,7 @@ function sourceFields() {
   const update = () => {
     const chosen = document.querySelector('input[name=source_kind]:checked')?.value;
     hubOnly.hidden = chosen !== 'hub';
+    document.querySelector('[data-elsewhere]').hidden = chosen === 'folder';
     const source = document.querySelector('input[name=source]');
     source.placeholder = {
       folder: '/models/my-model',

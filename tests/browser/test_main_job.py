@@ -129,7 +129,7 @@ def see_the_chart_move(page: Page) -> None:
 
 
 def stop_an_answer(page: Page) -> None:
-    """Hot and long; yet the toy may end by itself in a tenth of a second: it is asked until one is stopped."""
+    """Hot and long; yet the toy may end by itself in a tenth of a second: asked until one is stopped."""
     for _ in range(10):
         page.goto("/playground/?a=story")
         page.fill("#p-temperature", "2")

@@ -10,9 +10,10 @@ from django.test import Client
 from django.urls import reverse
 
 from console.api.docs import EXAMPLES, example_name, sections
-from console.models import ClusterStatus, Deployment, User
+from console.models import ClusterStatus, Deployment, RegisteredModel, User
 from tests.unit.api.conftest import Caller, make_model
 from tests.unit.api.test_walk import ALL
+from tests.unit.planner.configs import LLAMA_8B
 
 pytestmark = pytest.mark.django_db
 
@@ -56,6 +57,8 @@ def test_each_example_is_accepted(
         row for section in sections() for row in section["operations"] if row["id"] == operation
     )
     body = dict(EXAMPLES[operation])
+    if "/plan" in shown["path"]:
+        RegisteredModel.objects.filter(name="demo").update(config=LLAMA_8B)
     if operation == "create_deployment":
         body["name"] = "another"
     if operation == "roll_back":

@@ -11,6 +11,7 @@ from django.test.utils import CaptureQueriesContext
 
 from console.models import Deployment, Event, RegisteredModel
 from tests.unit.api.conftest import Caller, error_of, make_model
+from tests.unit.planner.configs import LLAMA_8B
 
 pytestmark = pytest.mark.django_db
 
@@ -128,3 +129,29 @@ def test_pages_are_cut_and_cost_the_same_however_many_there_are(as_viewer: Calle
         body = as_viewer.get("models?limit=10&offset=25").json()
     assert len(many) == len(few)
     assert (len(body["items"]), body["total"]) == (5, 30)
+
+
+def test_a_hub_models_config_lets_it_be_planned_before_it_is_fetched(as_operator: Caller) -> None:
+    hub = {"name": "far", "source_kind": "hub", "source": "a/b", "config": LLAMA_8B}
+    made = as_operator.post("models", hub).json()
+    assert made["facts"]["layers"] == 32
+    assert as_operator.post("plan", {"model": "far", "accelerator": "H100"}).json()["verdict"] == "fits"
+    edited = as_operator.patch("models/far", {"note": "x", "expected_version": 1}).json()
+    assert edited["facts"]["layers"] == 32
+    moved = as_operator.patch("models/far", {"source": "c/d", "expected_version": 2}).json()
+    assert moved["facts"] == {}
+    error_of(as_operator.post("plan", {"model": "far", "accelerator": "H100"}), 400)
+
+
+def test_a_config_is_forgotten_by_an_empty_one_and_no_folder_takes_one(
+    as_operator: Caller, folder: Path
+) -> None:
+    as_operator.post("models", {"name": "far", "source_kind": "hub", "source": "a/b", "config": LLAMA_8B})
+    assert as_operator.patch("models/far", {"config": {}, "expected_version": 1}).json()["facts"] == {}
+    error = error_of(
+        as_operator.post(
+            "models", {"name": "near", "source_kind": "folder", "source": str(folder), "config": LLAMA_8B}
+        ),
+        400,
+    )
+    assert error["field"] == "config"

@@ -19,6 +19,7 @@ FILLED = {
     "number": "1",
     "key_id": "1",
     "token_id": "987654",
+    "digest": "0" * 64,
 }
 
 

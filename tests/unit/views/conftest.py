@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from django.test import Client
 from console import actions
 from console.models import ClusterStatus, Deployment, DeploymentStatus, RegisteredModel, Role, User
 
+DEMO = Path(__file__).resolve().parents[3] / "serving" / "demo" / "model"
 FACTS = {
     "architecture": "LlamaForCausalLM",
     "parameters": 5_000_000,
@@ -21,7 +24,7 @@ FACTS = {
     "attention_heads": 8,
     "kv_heads": 4,
     "max_context_tokens": 2048,
-    "kv_bytes_per_token": 4096,
+    "kv_bytes_per_token": 3072,
 }
 NODE = {
     "node_id": "n1",
@@ -81,7 +84,11 @@ def cluster(db: None) -> ClusterStatus:
 @pytest.fixture
 def model(db: None) -> RegisteredModel:
     return RegisteredModel.objects.create(
-        name="tiny", source_kind="folder", source="/srv/models/tiny", facts=FACTS
+        name="tiny",
+        source_kind="folder",
+        source="/srv/models/tiny",
+        facts=FACTS,
+        config=json.loads((DEMO / "config.json").read_text()),
     )
 
 

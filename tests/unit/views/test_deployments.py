@@ -127,12 +127,12 @@ def test_the_plan_tells_claims_memory_and_money_without_writing(
     as_operator: Client, cluster: ClusterStatus, form_values: Form
 ) -> None:
     page = as_operator.post("/deployments/new/check/", form_values).content.decode()
-    assert "Can be placed" in page
-    assert "16.4k" in page  # 64 MiB of 4 KiB per token
+    assert "Fits" in page and "there is room" in page
+    assert "21.8k tokens" in page  # 170 blocks of 128 tokens in 64 MiB
     assert "$0.05/h to $0.10/h" in page
     assert "$72.00" in page  # 0.10 × 720 h
     refused = as_operator.post("/deployments/new/check/", {**form_values, "tensor_parallel_size": "8"})
-    assert "Cannot be placed" in refused.content.decode()
+    assert "no room" in refused.content.decode()
     assert "Choose a model" in as_operator.get("/deployments/new/check/").content.decode()
     assert not Deployment.objects.exists()
 
@@ -142,11 +142,11 @@ def test_the_plan_is_not_green_where_something_is_known_to_be_wrong(
 ) -> None:
     typed = {**form_values, "engine_kwargs": "{oops"}
     page = as_operator.post("/deployments/new/check/", typed).content.decode()
-    assert "Not valid" in page and "Can be placed" not in page
+    assert "Not valid" in page and "Fits" not in page
     fault = {"level": "error", "field": "source", "message": "The folder /gone does not exist."}
     RegisteredModel.objects.filter(name=form_values["model"]).update(problems=[fault])
     page = as_operator.post("/deployments/new/check/", form_values).content.decode()
-    assert "Files are faulty" in page and "/gone does not exist" in page and "Can be placed" not in page
+    assert "Files are faulty" in page and "/gone does not exist" in page and "Fits" not in page
 
 
 # --- changing ------------------------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_the_list_takes_the_same_queries_for_one_model_and_for_sixty(
 ) -> None:
     for number in range(60):
         deploy(make_model(f"model-{number}"), f"deployment-{number}")
-    with django_assert_max_num_queries(9):
+    with django_assert_max_num_queries(13):
         as_viewer.get("/models/")
 
 

@@ -1,0 +1,144 @@
+"""“Fits on” chips of the registry: per accelerator type the smallest tensor-parallel size that holds a model.
+
+Read only. Plans are kept per process by what they depend on, so that a list of models costs them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from serving.planner.plan import make_plan
+
+from console.accelerators import catalogue_entries
+from console.models import RegisteredModel
+from console.placements import known_nodes, other_claims
+from console.planning import checkpoint_of, view_of
+from serving.model_config import read_config
+from serving.planner.inputs import Checkpoint
+from serving.planner.request import Accelerator, BadPlanInput, PlanRequest
+from serving.planner.result import Plan
+from serving.planner.topologies import ClusterView
+
+CONTEXT_TOKENS = 8192
+"""Chips answer for this context, or the model's own where it is shorter."""
+TENSOR_SIZES = (1, 2, 4, 8)
+TYPES_AT_MOST = 4
+USUAL_TYPES = ("L4", "L40S", "A100", "H100")
+"""Shown where neither the cluster nor the catalogue says what the organisation has."""
+PLANS_KEPT = 4096
+
+_plans: dict[tuple[object, ...], Plan] = {}
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One accelerator type. `colour`: y fits and is free, t tight or waits, n not in the cluster, b not."""
+
+    accelerator_type: str
+    colour: str
+    words: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What chips are made for: accelerators with what the cluster has of each."""
+
+    accelerators: tuple[Accelerator, ...]
+    views: tuple[ClusterView, ...]
+
+
+def shelf() -> Shelf:
+    """The types to show: what the cluster has, then what is owned or rented, else the usual ones."""
+    entries = [entry for entry in catalogue_entries() if entry.accelerator is not None]
+    here = [entry for entry in entries if entry.detected or entry.supply]
+    wanted = here or [entry for entry in entries if entry.name in USUAL_TYPES]
+    accelerators = tuple(entry.accelerator for entry in wanted[:TYPES_AT_MOST] if entry.accelerator)
+    nodes, claims = known_nodes(), other_claims(but="")
+    return Shelf(accelerators, tuple(view_of(one.name, nodes=nodes, claims=claims) for one in accelerators))
+
+
+def chips(model: RegisteredModel, on: Shelf) -> list[Chip]:
+    """Chips of one model, what is free first; empty when its files were not kept (a list reads no disk)."""
+    if model.config is None:
+        return []
+    checkpoint = checkpoint_of(model)
+    assert checkpoint is not None
+    made = [
+        _chip(model, checkpoint, accelerator, view)
+        for accelerator, view in zip(on.accelerators, on.views, strict=True)
+    ]
+    return sorted(made, key=lambda chip: "ytnb".index(chip.colour))
+
+
+def _chip(
+    model: RegisteredModel, checkpoint: Checkpoint, accelerator: Accelerator, view: ClusterView
+) -> Chip:
+    tensor, plan = _smallest(model, checkpoint, accelerator)
+    words = accelerator.name if tensor == 1 else f"{tensor} × {accelerator.name}"
+    if plan.verdict not in ("fits", "tight"):
+        why = plan.reasons[0] if plan.reasons else "It does not fit."
+        return Chip(accelerator.name, "b", accelerator.name, (why, *plan.arithmetic))
+    held = max(view.free_by_node.values(), default=0) >= tensor
+    if not view.total_by_node:
+        colour, now = "n", "The cluster has none of these."
+    elif held:
+        colour, now = ("y" if plan.verdict == "fits" else "t"), "Free now."
+    else:
+        colour, now = "t", "Fits, but none is free now."
+    return Chip(accelerator.name, colour, words, (now, *_sum(plan, tensor), *plan.arithmetic))
+
+
+def _sum(plan: Plan, tensor: int) -> Iterable[str]:
+    memory = plan.memory
+    if memory is None:
+        return ()
+    context = plan.settings.get("max_model_len", CONTEXT_TOKENS)
+    return (
+        f"Tensor parallel {tensor}: {memory.kv_cache_tokens:,} KV tokens, "
+        f"{memory.max_concurrency:.1f} requests of {context:,} tokens at once.",
+    )
+
+
+def _smallest(model: RegisteredModel, checkpoint: Checkpoint, accelerator: Accelerator) -> tuple[int, Plan]:
+    """The smallest size that surely fits, else the smallest that is tight, else the last one tried."""
+    tight: tuple[int, Plan] | None = None
+    last: tuple[int, Plan] = (1, Plan("unknown"))
+    for tensor in TENSOR_SIZES:
+        plan = _kept_plan(model, checkpoint, accelerator, tensor)
+        if plan.verdict == "fits":
+            return tensor, plan
+        if plan.verdict == "tight" and tight is None:
+            tight = tensor, plan
+        if plan.verdict != "refused" or tensor == 1:
+            last = tensor, plan
+    return tight or last
+
+
+def _kept_plan(model: RegisteredModel, checkpoint: Checkpoint, accelerator: Accelerator, tensor: int) -> Plan:
+    key = (model.pk, model.version, model.inspected_at, repr(accelerator), tensor)
+    if key not in _plans:
+        while len(_plans) >= PLANS_KEPT:
+            _plans.pop(next(iter(_plans)))
+        _plans[key] = _plan(checkpoint, accelerator, tensor)
+    return _plans[key]
+
+
+def _plan(checkpoint: Checkpoint, accelerator: Accelerator, tensor: int) -> Plan:
+    facts = PlanRequest(
+        config=checkpoint.config,
+        tensors=checkpoint.tensors,
+        checkpoint_bytes=checkpoint.checkpoint_bytes,
+        accelerator=accelerator,
+        tensor_parallel_size=tensor,
+        max_model_len=_context(checkpoint),
+    )
+    try:
+        return make_plan(facts)
+    except BadPlanInput as error:
+        return Plan("refused", (error.message,), refused_field=error.field)
+
+
+def _context(checkpoint: Checkpoint) -> int:
+    return min(CONTEXT_TOKENS, read_config(checkpoint.config).max_context_tokens or CONTEXT_TOKENS)

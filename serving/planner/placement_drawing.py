@@ -1,0 +1,107 @@
+"""Where one replica's ranks would lie, as accelerators in nodes, for pages to draw. Pure.
+
+The choice of nodes is the one that serving/planner/placement_groups.py predicts for Ray; here it only gets
+cells. A drawing on nodes the cluster does not have is of usual nodes of that accelerator and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from serving.planner.placement_groups import PlacementGroup, assign, bundles_by_rank, node_resources
+
+CELLS_AT_MOST = 16
+"""Of a larger node only so many accelerators are drawn."""
+
+State = Literal["this", "held", "free"]
+
+
+@dataclass(frozen=True)
+class Room:
+    """One node's accelerators of the wanted type."""
+
+    node_id: str
+    name: str
+    total: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One accelerator: tensor-parallel `rank` and pipeline `stage`; None where it is not ours."""
+
+    state: State
+    stage: int | None = None
+    rank: int | None = None
+
+
+@dataclass(frozen=True)
+class DrawnNode:
+    """One node with its cells; `hidden` more accelerators are not drawn."""
+
+    name: str
+    cells: tuple[Cell, ...]
+    hidden: int = 0
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """Pipeline stages that lie here."""
+        return tuple(sorted({cell.stage for cell in self.cells if cell.stage is not None}))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Nodes that carry the replica. `is_real` is False when the cluster has no such room, even when empty."""
+
+    nodes: tuple[DrawnNode, ...]
+    is_real: bool
+    waits: bool = False
+    """Drawn on the empty cluster: there is no room now."""
+
+
+def draw(group: PlacementGroup, rooms: Iterable[Room], *, usual_per_node: int) -> Drawing:
+    """The replica on free accelerators; else on the nodes as if they were empty; else on usual nodes."""
+    known = [room for room in rooms if room.total]
+    if (chosen := _assigned(group, known)) is not None:
+        return Drawing(_filled(group, known, chosen), is_real=True)
+    emptied = [Room(room.node_id, room.name, room.total, room.total) for room in known]
+    if (chosen := _assigned(group, emptied)) is not None:
+        return Drawing(_filled(group, emptied, chosen), is_real=True, waits=True)
+    per_node = usual_per_node if group.tp_may_span_nodes else max(usual_per_node, group.tensor_parallel_size)
+    if group.strategy == "STRICT_PACK":
+        per_node = max(per_node, len(group.bundles))
+    count = -(-len(group.bundles) // max(1, per_node // group.tensor_parallel_size)) if per_node else 1
+    usual = [Room(f"{index:03}", f"node {index + 1}", per_node, per_node) for index in range(count)]
+    chosen = _assigned(group, usual)
+    assert chosen is not None  # there is room for every bundle
+    return Drawing(_filled(group, usual, chosen), is_real=False)
+
+
+def _assigned(group: PlacementGroup, rooms: list[Room]) -> list[str] | None:
+    """Node id of each bundle, where Ray would put it. On GPU nodes the replica's own CPU is taken as given."""
+    kind = group.accelerator_type
+    free = {
+        room.node_id: node_resources(cpus=room.free, accelerators={})
+        if kind is None
+        else node_resources(cpus=len(group.bundles), accelerators={kind: room.free})
+        for room in rooms
+    }
+    return assign(group, free)
+
+
+def _filled(group: PlacementGroup, rooms: list[Room], nodes: list[str]) -> tuple[DrawnNode, ...]:
+    size = group.tensor_parallel_size
+    homes = [nodes[bundle] for bundle in bundles_by_rank(nodes)]
+    drawn = []
+    for room in rooms:
+        ours = [
+            Cell("this", rank // size, rank % size) for rank, home in enumerate(homes) if home == room.node_id
+        ]
+        if not ours:
+            continue
+        held = [Cell("held")] * (room.total - room.free)
+        cells = [*ours, *held, *[Cell("free")] * (room.total - len(ours) - len(held))]
+        drawn.append(DrawnNode(room.name, tuple(cells[:CELLS_AT_MOST]), max(0, len(cells) - CELLS_AT_MOST)))
+    return tuple(drawn)

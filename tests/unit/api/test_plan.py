@@ -1,0 +1,94 @@
+"""The planner through the API: one topology, all topologies, and refusals that name their field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from console.models import AcceleratorPrice, ClusterStatus, Deployment, RegisteredModel
+from tests.unit.api.conftest import NODE, Caller, error_of
+from tests.unit.planner.configs import LLAMA_8B, QWEN_7B
+
+pytestmark = pytest.mark.django_db
+
+
+def body(**changed: Any) -> dict[str, Any]:
+    return {"config": LLAMA_8B, "accelerator": "H100", "max_model_len": 16384, **changed}
+
+
+def test_a_config_is_planned(as_viewer: Caller) -> None:
+    answer = as_viewer.post("plan", body(tensor_parallel_size=2)).json()
+    assert answer["verdict"] == "fits"
+    assert answer["weight_bytes_per_rank"] == [8064082432]
+    assert answer["tpot_s"]["low"] <= answer["tpot_s"]["expected"] <= answer["tpot_s"]["high"]
+    assert answer["basis"] == "predicted"
+    assert not Deployment.objects.exists()
+
+
+def test_a_registered_model_is_planned_from_what_was_read(as_viewer: Caller, model: RegisteredModel) -> None:
+    RegisteredModel.objects.filter(pk=model.pk).update(config=LLAMA_8B)
+    answer = as_viewer.post("plan", {"model": model.name, "accelerator": "h100"}).json()
+    assert answer["architecture"] == "LlamaForCausalLM"
+
+
+def test_a_model_whose_files_are_not_known_asks_for_its_config(as_viewer: Caller) -> None:
+    RegisteredModel.objects.create(name="far", source_kind="hub", source="a/b")
+    error = error_of(as_viewer.post("plan", {"model": "far", "accelerator": "H100"}), 400)
+    assert error["field"] == "model"
+    assert "config" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "field"),
+    [
+        ({"model": "x"}, 400, "model"),
+        ({"config": None}, 400, "model"),
+        ({"config": None, "model": "nobody"}, 404, None),
+        ({"accelerator": "H1000"}, 400, "accelerator"),
+        ({"tensor_parallel_size": 0}, 400, "tensor_parallel_size"),
+        ({"kv_cache_dtype": "int3"}, 400, "kv_cache_dtype"),
+        ({"safetensors_index": {}}, 400, "safetensors_index:weight_map"),
+        ({"speed": 1}, 400, "speed"),
+    ],
+)
+def test_bad_input_names_its_field(
+    as_viewer: Caller, changed: dict[str, Any], status: int, field: str | None
+) -> None:
+    assert error_of(as_viewer.post("plan", body(**changed)), status)["field"] == field
+
+
+def test_a_senseless_config_names_its_field(as_viewer: Caller) -> None:
+    error = error_of(as_viewer.post("plan", body(config={**LLAMA_8B, "num_hidden_layers": -2})), 400)
+    assert "num_hidden_layers" in error["field"]
+
+
+def test_a_refusal_of_the_engine_is_a_verdict_not_an_error(as_viewer: Caller) -> None:
+    answer = as_viewer.post("plan", body(config=QWEN_7B, tensor_parallel_size=3)).json()
+    assert answer["verdict"] == "refused"
+    assert "28" in answer["reasons"][0]
+
+
+def test_topologies_are_ranked_with_what_the_cluster_has_free(as_viewer: Caller) -> None:
+    nodes = [
+        {**NODE, "node_id": f"n{index}", "name": f"n{index}", "accelerators": {"H100": 4}} for index in (1, 2)
+    ]
+    ClusterStatus.objects.update_or_create(pk=1, defaults={"reachable": True, "nodes": nodes})
+    items = as_viewer.post("plan/topologies", body(max_num_seqs=64, concurrency=16)).json()["items"]
+    by_sizes = {(one["tensor_parallel_size"], one["pipeline_parallel_size"]): one for one in items}
+    assert items[0]["rank"] == 1
+    assert by_sizes[(4, 1)]["now"] == "free"
+    assert by_sizes[(4, 2)]["nodes_at_least"] == 2
+    assert "network" in by_sizes[(8, 1)]["impossible"]
+    assert {mark for one in items for mark in one["marks"]} == {"best_latency", "best_cost", "smallest"}
+    spanning = as_viewer.post("plan/topologies", body(tp_may_span_nodes=True)).json()["items"]
+    assert any(one["tensor_parallel_size"] == 8 and one["warning"] for one in spanning)
+
+
+def test_an_operators_price_counts(as_viewer: Caller) -> None:
+    before = as_viewer.post("plan", body()).json()["usd_per_hour"]
+    AcceleratorPrice.objects.create(
+        accelerator_type="H100", usd_per_hour="1.25", from_date="2026-01-01", source="contract"
+    )
+    assert before != 1.25
+    assert as_viewer.post("plan", body()).json()["usd_per_hour"] == 1.25

@@ -1,0 +1,159 @@
+"""`manage.py plan`: one JSON object, an exit code, no database; and bad files named with their field."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from tests.unit.planner.configs import LLAMA_8B, LLAMA_70B, QWEN_7B
+
+PROJECT_ROOT = Path(__file__).resolve().parents[3]
+MEMORY_LIMIT_BYTES = 200 << 20
+WHOLE = ("kv_cache_bytes_per_rank", "kv_cache_tokens")
+MEASURED = """
+import re, runpy, sys
+code = 0
+sys.argv = ["manage.py", *sys.argv[1:]]
+try:
+    runpy.run_path("manage.py", run_name="__main__")
+except SystemExit as ended:
+    code = ended.code
+peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())
+print(int(peak.group(1)) * 1024, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def plan(folder: Path, config: object, *options: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and what was printed, inside this process."""
+    printed = io.StringIO()
+    try:
+        call_command("plan", *arguments(folder, config, *options), stdout=printed)
+    except SystemExit as ended:
+        return int(ended.code or 0), json.loads(printed.getvalue())
+    return 0, json.loads(printed.getvalue())
+
+
+def arguments(folder: Path, config: object, *options: str) -> list[str]:
+    """The command's arguments for a config that is written first."""
+    path = folder / "config.json"
+    if isinstance(config, bytes):
+        path.write_bytes(config)
+    elif config is not None:
+        path.write_text(json.dumps(config))
+    return ["--config", str(path), *options, "--json"]
+
+
+def run_plan(folder: Path, config: object, *options: str) -> tuple[int, dict[str, Any], int]:
+    """The same in a process of its own, without a database, and the process's peak memory in bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, "plan", *arguments(folder, config, *options)],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, "DATABASE_URL": "postgres://nobody@127.0.0.1:1/none"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    return done.returncode, json.loads(done.stdout), int(done.stderr.split()[-1])
+
+
+def test_a_model_that_fits_prints_the_whole_answer_without_a_database(tmp_path: Path) -> None:
+    code, answer, _ = run_plan(
+        tmp_path, LLAMA_8B, "--accelerator", "H100", "--tp", "2", "--max-model-len", "16384",
+        "--max-num-seqs", "256", "--max-num-batched-tokens", "8192", "--gpu-memory-utilization", "0.92",
+    )  # fmt: skip
+    assert (code, answer["verdict"]) == (0, "fits")
+    assert answer["weight_bytes_per_rank"] == [8064082432]
+    assert answer["kv_bytes_per_token_per_rank"] == [65536]
+    assert all(type(answer[name]) is int for name in WHOLE)
+    assert answer["activation_bytes"]["low"] <= answer["activation_bytes"]["high"]
+    assert 0 < answer["tpot_s"]["low"] <= answer["tpot_s"]["expected"] <= answer["tpot_s"]["high"] < 1
+    assert 0 < answer["ttft_unloaded_s"] < 5
+    assert answer["usd_per_hour"] > 0
+    assert answer["usd_per_million_output_tokens"] > 0
+    assert answer["max_concurrency_at_max_model_len"] == pytest.approx(
+        answer["kv_cache_tokens"] / 16384, rel=1e-3
+    )
+
+
+def test_a_given_kv_cache_is_planned_exactly(tmp_path: Path) -> None:
+    code, answer = plan(
+        tmp_path, LLAMA_8B, "--accelerator", "H100", "--kv-cache-memory-bytes", str(20 << 30),
+        "--max-model-len", "32768",
+    )  # fmt: skip
+    assert code == 0
+    assert (answer["kv_cache_tokens"], answer["max_concurrency_at_max_model_len"]) == (163840, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "verdict", "word"),
+    [
+        (LLAMA_70B, ["--accelerator", "L4"], "does_not_fit", "GiB"),
+        (QWEN_7B, ["--accelerator", "H100", "--tp", "3"], "refused", "28"),
+    ],
+)
+def test_what_cannot_run_ends_with_3_and_says_why(
+    tmp_path: Path, config: dict[str, Any], options: list[str], verdict: str, word: str
+) -> None:
+    code, answer = plan(tmp_path, config, *options)
+    assert (code, answer["verdict"]) == (3, verdict)
+    assert word in " ".join(answer["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "field"),
+    [
+        (b"", [], "config"),
+        (b'{"architectures": ["Llama', [], "config"),
+        (b"[" * 100_000, [], "config"),
+        (None, [], "config"),
+        ({**LLAMA_8B, "num_hidden_layers": -1}, [], "num_hidden_layers"),
+        ({**LLAMA_8B, "num_hidden_layers": 10**12}, [], "num_hidden_layers"),
+        ({**LLAMA_8B, "num_attention_heads": "many"}, [], "num_attention_heads"),
+        ({**LLAMA_8B, "num_key_value_heads": 7}, [], "num_key_value_heads"),
+        ({"architectures": ["LlamaForCausalLM"]}, [], ""),
+        (LLAMA_8B, ["--accelerator", "H1000"], "accelerator"),
+        (LLAMA_8B, ["--tp", "0"], "tensor_parallel_size"),
+        (LLAMA_8B, ["--gpu-memory-utilization", "nan"], "gpu_memory_utilization"),
+        (LLAMA_8B, ["--max-model-len", "-5"], "max_model_len"),
+        (LLAMA_8B, ["--usd-per-hour", "much"], "usd_per_hour"),
+        (LLAMA_8B, ["--safetensors-index", "/nowhere/index.json"], "safetensors_index"),
+    ],
+)
+def test_bad_input_ends_with_2_and_names_the_field(
+    tmp_path: Path, config: object, options: list[str], field: str
+) -> None:
+    wanted = [] if "--accelerator" in options else ["--accelerator", "H100"]
+    code, answer = plan(tmp_path, config, *wanted, *options)
+    assert (code, answer["verdict"]) == (2, "refused")
+    assert field in answer["reasons"][0].split(":")[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b'{"a": [' + b"1," * (25 << 20) + b"1]}", b'{"a":' * 700_000, b"[]," * 1_300_000],
+    ids=["50 MB", "deep", "dense"],
+)
+def test_a_hostile_file_is_refused_in_little_memory(tmp_path: Path, content: bytes) -> None:
+    code, answer, peak_bytes = run_plan(tmp_path, content, "--accelerator", "H100")
+    assert (code, answer["verdict"]) == (2, "refused")
+    assert "config" in answer["reasons"][0]
+    assert peak_bytes < MEMORY_LIMIT_BYTES
+
+
+def test_an_unknown_option_ends_with_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "plan", "--speed", "fast"],
+        cwd=PROJECT_ROOT, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
