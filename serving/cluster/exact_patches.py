@@ -95,50 +95,25 @@ def act_as_cuda(*, capability: tuple[int, int], device_name: str, device_memory_
     from vllm.platforms.cuda import CudaPlatformBase
     from vllm.platforms.interface import DeviceCapability
 
-    found = DeviceCapability(*capability)
+    answers = {
+        "get_device_capability": DeviceCapability(*capability),
+        "get_device_name": device_name,
+        "get_device_total_memory": device_memory_bytes,
+        "device_count": MANY_DEVICES,
+        # Kernel tuning only; no size depends on these.
+        "num_compute_units": 132,
+        "is_fully_connected": True,
+        "is_integrated_gpu": False,
+        "get_cuda_runtime_major": 12,
+    }
+    methods: dict[str, Any] = {name: _answering(value) for name, value in answers.items()}
+    # An index would mean a CUDA device to torch.
+    methods["current_device"] = classmethod(lambda cls: cls.device_type)
+    platforms._current_platform = type("DevicelessCuda", (CudaPlatformBase,), methods)()
 
-    class DevicelessCuda(CudaPlatformBase):
-        """CUDA as vLLM's configuration sees it, without a driver behind it."""
 
-        @classmethod
-        def get_device_capability(cls, device_id: int = 0) -> Any:
-            return found
-
-        @classmethod
-        def get_device_name(cls, device_id: int = 0) -> str:
-            return device_name
-
-        @classmethod
-        def get_device_total_memory(cls, device_id: int = 0) -> int:
-            return device_memory_bytes
-
-        @classmethod
-        def device_count(cls) -> int:
-            return MANY_DEVICES
-
-        @classmethod
-        def num_compute_units(cls, device_id: int = 0) -> int:
-            # Kernel tuning only; no size depends on it.
-            return 132
-
-        @classmethod
-        def is_fully_connected(cls, device_ids: list[int]) -> bool:
-            return True
-
-        @classmethod
-        def is_integrated_gpu(cls, device_id: int = 0) -> bool:
-            return False
-
-        @classmethod
-        def current_device(cls) -> Any:
-            # An index would mean a CUDA device to torch.
-            return cls.device_type
-
-        @classmethod
-        def get_cuda_runtime_major(cls) -> int:
-            return 12
-
-    platforms._current_platform = DevicelessCuda()
+def _answering(value: Any) -> Any:
+    return classmethod(lambda cls, *_, **__: value)
 
 
 def _let_triton_be_seen() -> None:
@@ -150,7 +125,11 @@ def _let_triton_be_seen() -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     ask = importlib.metadata.version
     version = installed_engine_version()
-    importlib.metadata.version = lambda name: version if name == "vllm" else ask(name)
+
+    def version_of(distribution_name: str) -> str:
+        return version if distribution_name == "vllm" else ask(distribution_name)
+
+    importlib.metadata.version = version_of
 
 
 def name_missing_kernels(*, capability: tuple[int, int]) -> None:
@@ -231,7 +210,7 @@ def give_streams_without_cuda() -> None:
         def __init__(self, *_: Any, **__: Any) -> None:
             self.device = torch.device("meta")
 
-    torch.cuda.Stream = torch.cuda.Event = Unused  # type: ignore[assignment,misc]
+    torch.cuda.Stream = torch.cuda.Event = Unused
 
 
 def _absent_kernel(name: str) -> Any:
