@@ -159,6 +159,9 @@ class Traits:
     head_is_quantizable: bool = True
     position_table: int = 0
     """Learned positions, each of hidden_size elements, wherever the embedding is."""
+    split_table: int = 0
+    """Elements of further tables beside the embedding, split by rank (Gemma 4's per-layer inputs)."""
+    table_norm: int = 0
     extra_elements: int = 0
     """Further unsharded elements of the model's dtype per layer."""
     recurrent_is_quantizable: bool = True
@@ -187,6 +190,8 @@ class Architecture:
     dtype: str
     tie_word_embeddings: bool
     max_context_tokens: int
+    default_context_tokens: int
+    """What vLLM takes where max_model_len is not given: shorter than the most for LongRoPE models."""
     mixture: Mixture | None = None
     latent: Latent | None = None
     is_multimodal: bool = False

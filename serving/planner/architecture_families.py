@@ -16,6 +16,7 @@ from serving.planner import architecture_latent as latent
 from serving.planner import architecture_mixture as mixture
 from serving.planner.architecture import Layer, Traits
 from serving.planner.architecture_fields import Fields
+from serving.planner.architecture_gemma4 import gemma4
 from serving.planner.architecture_sizes import Sizes
 from serving.planner.architecture_unmodelled import Unmodelled
 
@@ -96,6 +97,7 @@ FAMILIES: dict[str, Family] = {
     "FalconH1ForCausalLM": Family("falcon_h1", hybrid.falcon_h1),
     "Lfm2ForCausalLM": Family("lfm2", hybrid.lfm2, ties_by_default=True),
     "Lfm2MoeForCausalLM": Family("lfm2_moe", hybrid.lfm2, ties_by_default=True),
+    "Gemma4ForCausalLM": Family("gemma4", gemma4, ties_by_default=True),
     "Gemma3ForConditionalGeneration": Family("gemma3", dense.gemma3, ties_by_default=True, tower="siglip"),
     "Mistral3ForConditionalGeneration": Family("mistral3", dense.llama, tower="pixtral"),
     "Qwen2VLForConditionalGeneration": Family("qwen2_vl", dense.qwen2, tower="qwen2_vl"),

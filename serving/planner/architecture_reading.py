@@ -36,6 +36,7 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
     loaded = _dtype(fields, dtype)
     sizes = read_sizes(fields, bytes_per_element=BYTES_PER_ELEMENT[loaded])
     family = FAMILIES.get(name or "")
+    longest = _max_context_tokens(fields)
     unknown_because = "" if family else _why_unknown(name)
     layers, traits, tied_by_default = (_plain_layers(sizes), None, False)
     if family is not None:
@@ -61,7 +62,8 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
         intermediate_size=sizes.intermediate,
         dtype=loaded,
         tie_word_embeddings=_is_tied(fields, tied_by_default),
-        max_context_tokens=_max_context_tokens(fields),
+        max_context_tokens=longest,
+        default_context_tokens=_default_context_tokens(fields, longest),
         mixture=next((layer.mixture for layer in layers if layer.mixture), None),
         latent=next(
             (layer.attention.latent for layer in layers if layer.attention and layer.attention.latent), None
@@ -147,6 +149,16 @@ def _max_context_tokens(fields: Fields) -> int:
     if fields.words("model_type").startswith("gemma3"):
         return tokens
     return min(int(original * stretch), LARGEST_CONTEXT)
+
+
+def _default_context_tokens(fields: Fields, longest: int) -> int:
+    """LongRoPE models start with their original context, which short requests are better in."""
+    rope = fields.raw("rope_parameters", "rope_scaling")
+    parts = [rope, *rope.values()] if isinstance(rope, dict) else []
+    kinds = [part.get("rope_type") or part.get("type") for part in parts[:9] if isinstance(part, dict)]
+    if not {"longrope", "su"} & {kind for kind in kinds if isinstance(kind, str)}:
+        return longest
+    return fields.optional("original_max_position_embeddings", at_most=LARGEST_CONTEXT) or longest
 
 
 def _plain_layers(sizes: Sizes) -> list[Layer]:

@@ -47,7 +47,7 @@ def make_plan(request: PlanRequest) -> Plan:
 def resolve(request: PlanRequest, architecture: Architecture) -> PlanRequest:
     """The request with vLLM's defaults for what it leaves out."""
     batch, sequences = defaults_for_card(request)
-    length = request.max_model_len or architecture.max_context_tokens
+    length = request.max_model_len or architecture.default_context_tokens
     max_num_seqs = request.max_num_seqs or sequences
     max_num_batched_tokens = request.max_num_batched_tokens or min(batch, max_num_seqs * length)
     if request.max_num_seqs is None:

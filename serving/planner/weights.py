@@ -102,7 +102,8 @@ def _parameters(architecture: Architecture, *, active: bool) -> int:
             total += count * _elements(piece, layer, active=active)
     matrices = 1 if architecture.tie_word_embeddings else 2
     total += architecture.hidden_size * (architecture.vocab_size * matrices + 1)
-    return total + architecture.traits.position_table * architecture.hidden_size
+    traits = architecture.traits
+    return total + traits.position_table * architecture.hidden_size + traits.split_table + traits.table_norm
 
 
 def _elements(piece: Piece, layer: Layer, *, active: bool) -> int:
@@ -167,7 +168,9 @@ class _Sizer:
         has_embedding = is_first or traits.embedding_everywhere or (tied and is_last)
         if has_embedding:
             parts["embedding"] = matrix
-            parts["embedding"] += traits.position_table * model.hidden_size * model.bytes_per_element
+            unsplit = traits.position_table * model.hidden_size + traits.table_norm
+            tables = traits.split_table // self.rank.tensor_parallel + unsplit
+            parts["embedding"] += tables * model.bytes_per_element
         if not tied and (is_last or traits.head_everywhere):
             parts["head"] = self._head_bytes(share)
         if traits.norm_has_weight and (is_last or traits.norm_everywhere):
