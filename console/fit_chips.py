@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from serving.planner.plan import make_plan
-
 from console.accelerators import catalogue_entries
 from console.models import RegisteredModel
 from console.placements import known_nodes, other_claims
 from console.planning import checkpoint_of, view_of
 from serving.model_config import read_config
 from serving.planner.inputs import Checkpoint
+from serving.planner.plan import make_plan
 from serving.planner.request import Accelerator, BadPlanInput, PlanRequest
 from serving.planner.result import Plan
 from serving.planner.topologies import ClusterView

@@ -118,6 +118,16 @@ def number(value: Number | None) -> str:
     return _fixed(amount, 0 if is_whole else 1)
 
 
+def capacity(value: Number | None) -> str:
+    """How many fit, never rounded up: one decimal below 100, whole above."""
+    if value is None or _is_missing(value):
+        return MISSING
+    amount = float(value)
+    if amount >= 100 or amount == round(amount):
+        return _fixed(math.floor(amount), 0)
+    return _fixed(math.floor(amount * 10) / 10, 1)
+
+
 def count(value: Number | None) -> str:
     """A large count with at most three digits: 126, 12.4k, 461k, 2.16 B."""
     if value is None or _is_missing(value):

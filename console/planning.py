@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from serving.planner.plan import make_plan
-
 from console.accelerators import planner_accelerator
 from console.measured_latency import with_measurements
 from console.models import RegisteredModel, SourceKind
@@ -20,6 +18,7 @@ from serving.checkpoint import inspect_folder
 from serving.errors import InvalidSpec, NotPlaceable
 from serving.placement import Claim, Node, free_by_node
 from serving.planner.inputs import Checkpoint, check_request
+from serving.planner.plan import make_plan
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.result import Plan
 from serving.planner.tensors import from_json

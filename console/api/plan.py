@@ -9,7 +9,6 @@ from typing import Any, Literal
 from django.http import HttpRequest
 from ninja import Router, Schema
 from pydantic import Field, JsonValue
-from serving.planner.plan import make_plan
 
 from console.accelerators import planner_accelerator
 from console.api.errors import invalid, not_found
@@ -21,6 +20,7 @@ from console.placements import known_nodes, other_claims
 from console.planning import checkpoint_of, rank_topologies, view_of
 from serving.accelerators import unknown_message
 from serving.planner.inputs import Checkpoint, check_request
+from serving.planner.plan import make_plan
 from serving.planner.report import flat
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.tensors import group_index, total_size

@@ -53,6 +53,7 @@ for _format in (
     formats.rate,
     formats.tokens_per_second,
     formats.number,
+    formats.capacity,
     formats.count,
     formats.context_tokens,
     formats.percent,

@@ -8,7 +8,6 @@ from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import render
 from django.urls import path
 from django.views.decorators.http import require_POST
-from serving.planner.plan import make_plan
 
 from console.auth import require
 from console.deployment_plan import engine_of_form
@@ -18,6 +17,7 @@ from console.forms import DeploymentForm, EditDeploymentForm
 from console.planning import question_of
 from console.topology_cards import choices
 from serving.errors import RaydeckError
+from serving.planner.plan import make_plan
 from serving.planner.request import BadPlanInput
 
 

@@ -7,7 +7,7 @@ know about accelerators, topologies or options.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 AttentionKind = Literal["full_attention", "sliding_attention", "chunked_attention", "mla"]
 RecurrentKind = Literal["mamba1", "mamba2", "gated_delta_net", "kda", "short_convolution"]
@@ -119,6 +119,18 @@ class Layer:
             return "both"
         part = self.attention or self.recurrent
         return part.kind if part else "none"
+
+
+class StagePlacement(TypedDict):
+    """The traits that say which modules a class builds on every pipeline stage."""
+
+    embedding_everywhere: bool
+    head_everywhere: bool
+    norm_everywhere: bool
+
+
+EVERYWHERE: StagePlacement = {"embedding_everywhere": True, "head_everywhere": True, "norm_everywhere": True}
+"""Of classes that never ask for their pipeline rank."""
 
 
 @dataclass(frozen=True)

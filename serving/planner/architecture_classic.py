@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.planner.architecture import Layer, Traits
+from serving.planner.architecture import EVERYWHERE, Layer, Traits
 from serving.planner.architecture_dense import SLIDING, by_kind, plain
 from serving.planner.architecture_fields import Fields
 from serving.planner.architecture_sizes import Sizes, rope_of
 from serving.planner.architecture_unmodelled import Unmodelled
 
 Built = tuple[list[Layer], Traits]
-
-EVERYWHERE = {"embedding_everywhere": True, "head_everywhere": True, "norm_everywhere": True}
 
 
 def layers_of(

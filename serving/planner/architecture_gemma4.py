@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.planner.architecture import Attention, Layer, Traits
+from serving.planner.architecture import EVERYWHERE, Attention, Layer, Traits
 from serving.planner.architecture_dense import SLIDING
 from serving.planner.architecture_fields import Fields, whole_number
-from serving.planner.architecture_mixture import EVERYWHERE, experts_of
+from serving.planner.architecture_mixture import experts_of
 from serving.planner.architecture_sizes import Sizes, rope_of
 from serving.planner.architecture_unmodelled import Unmodelled
 from serving.planner.request import BadPlanInput
@@ -33,9 +33,11 @@ def gemma4(fields: Fields, sizes: Sizes) -> Built:
     mixture = None
     if fields.flag("enable_moe_block") or fields.flag("use_second_mlp_block"):
         mixture = experts_of(
-            fields, count=("num_experts",), intermediate=("moe_intermediate_size", "expert_intermediate_size"),
+            fields,
+            count=("num_experts",),
+            intermediate=("moe_intermediate_size", "expert_intermediate_size"),
             per_token=("top_k_experts",),
-        )  # fmt: skip
+        )
     layers = []
     for index, kind in enumerate(kinds):
         is_shared = shared > 0 and index >= sizes.layers - shared > 0

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.planner.architecture import Layer, Mixture, Recurrent, Traits
+from serving.planner.architecture import EVERYWHERE, Layer, Mixture, Recurrent, Traits
 from serving.planner.architecture_fields import Fields
-from serving.planner.architecture_mixture import EVERYWHERE, experts_of, sparse_layers
+from serving.planner.architecture_mixture import experts_of, sparse_layers
 from serving.planner.architecture_sizes import MOST_EXPERTS, Sizes, rope_of
 from serving.planner.architecture_unmodelled import Unmodelled
 from serving.planner.request import BadPlanInput

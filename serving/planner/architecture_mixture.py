@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serving.planner.architecture import Attention, Layer, Mixture, Traits
+from serving.planner.architecture import EVERYWHERE, Attention, Layer, Mixture, Traits
 from serving.planner.architecture_dense import window_of
 from serving.planner.architecture_fields import Fields, whole_number
 from serving.planner.architecture_sizes import MOST_EXPERTS, Sizes, rope_of
@@ -15,8 +15,6 @@ from serving.planner.architecture_unmodelled import Unmodelled
 from serving.planner.request import BadPlanInput
 
 Built = tuple[list[Layer], Traits]
-
-EVERYWHERE = {"embedding_everywhere": True, "head_everywhere": True, "norm_everywhere": True}
 
 
 def experts_of(

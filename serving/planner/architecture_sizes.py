@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.planner.architecture import Attention, Rope
+from serving.planner.architecture import Attention, AttentionKind, Rope
 from serving.planner.architecture_fields import Fields
 from serving.planner.architecture_rope import rope_parameters, rotary_table
 from serving.planner.request import BadPlanInput
@@ -30,7 +30,7 @@ class Sizes:
 
     def attention(self, *, window: int | None = None) -> Attention:
         """Plain attention with the common heads, over all tokens or a sliding window."""
-        kind = "full_attention" if window is None else "sliding_attention"
+        kind: AttentionKind = "full_attention" if window is None else "sliding_attention"
         return Attention(kind, self.heads, self.kv_heads, self.head_dim, self.head_dim, window)
 
 

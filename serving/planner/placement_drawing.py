@@ -80,7 +80,7 @@ def draw(group: PlacementGroup, rooms: Iterable[Room], *, usual_per_node: int) -
 
 
 def _assigned(group: PlacementGroup, rooms: list[Room]) -> list[str] | None:
-    """Node id of each bundle, where Ray would put it. On GPU nodes the replica's own CPU is taken as given."""
+    """Node id of each bundle, where Ray would put it. GPU nodes are taken to have a CPU for the replica."""
     kind = group.accelerator_type
     free = {
         room.node_id: node_resources(cpus=room.free, accelerators={})

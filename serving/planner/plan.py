@@ -15,6 +15,7 @@ from serving.planner.architecture_reading import read_architecture
 from serving.planner.latency import predict
 from serving.planner.money import price
 from serving.planner.plan_accounting import Account, account_of
+from serving.planner.plan_checkpoint import doubt, with_tensors
 from serving.planner.plan_levers import best_lever
 from serving.planner.plan_unknown import plan_unknown
 from serving.planner.plan_words import arithmetic, gib, words_for
@@ -31,13 +32,15 @@ def make_plan(request: PlanRequest) -> Plan:
     """
     architecture = read_architecture(request.config, dtype=request.dtype)
     quantization = read_quantization(Fields(request.config), request.quantization)
+    quantization = with_tensors(quantization, request.tensors)
     resolved = resolve(request, architecture)
     settings = _settings(resolved, architecture, quantization)
     refused = refusals(resolved, architecture, quantization)
     if refused:
         return _refused(refused, architecture, settings)
-    if not architecture.is_known or not quantization.is_known:
-        return plan_unknown(resolved, architecture, quantization, settings)
+    doubted = doubt(request, architecture, quantization)
+    if doubted or not architecture.is_known or not quantization.is_known:
+        return plan_unknown(resolved, architecture, quantization, settings, why=doubted)
     account = account_of(resolved, architecture, quantization)
     if account.problems:
         return _refused(account.problems, architecture, settings)

@@ -5,6 +5,8 @@ Pure. It says what is known (size of the checkpoint, heads and layers of any dec
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from serving.planner.architecture import Architecture
 from serving.planner.kv_cache import cache_geometry
 from serving.planner.kv_cache_specs import layer_specs
@@ -21,18 +23,25 @@ LEAST_SHARE, MOST_SHARE = 0.9, 1.15
 
 
 def plan_unknown(
-    request: PlanRequest, architecture: Architecture, quantization: Quantization, settings: dict[str, object]
+    request: PlanRequest,
+    architecture: Architecture,
+    quantization: Quantization,
+    settings: dict[str, object],
+    *,
+    why: str = "",
 ) -> Plan:
     """Verdict "unknown" with as much as the checkpoint's bytes allow."""
-    why = architecture.unknown_because or quantization.unknown_because
-    common = {
-        "architecture": architecture.name,
-        "architecture_is_known": architecture.is_known,
-        "settings": settings,
-    }
+    why = why or architecture.unknown_because or quantization.unknown_because
+    nothing = Plan(
+        "unknown",
+        (why,),
+        architecture=architecture.name,
+        architecture_is_known=architecture.is_known,
+        settings=settings,
+    )
     total = _checkpoint_bytes(request)
     if total is None:
-        return Plan("unknown", (why, "Without the checkpoint's size not even a band can be given."), **common)
+        return replace(nothing, reasons=(why, "Without the checkpoint's size not even a band can be given."))
     least, most = _band(request, architecture, total)
     reasons = (why, f"From the checkpoint's {gib(total)}: {gib(least)} to {gib(most)} of weights per rank.")
     stages = tuple(
@@ -46,7 +55,7 @@ def plan_unknown(
         specs, [(stage.first_layer, stage.layers) for stage in stages], request_shape(request, architecture)
     )
     if rooms is None or geometry is None:
-        return Plan("unknown", reasons, **common)
+        return replace(nothing, reasons=reasons)
     kv_bytes = [
         sum(
             spec.bytes_per_token
@@ -62,9 +71,7 @@ def plan_unknown(
         if room > 0 and geometry.fits_one_request(rooms.least)
         else "it may not fit"
     )
-    return Plan(
-        "unknown", (*reasons, f"With plain attention in every layer {hint}."), memory=memory, **common
-    )
+    return replace(nothing, reasons=(*reasons, f"With plain attention in every layer {hint}."), memory=memory)
 
 
 def _checkpoint_bytes(request: PlanRequest) -> int | None:

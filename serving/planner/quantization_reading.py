@@ -53,6 +53,8 @@ class Quantization:
     method: str | None = None
     targets: tuple[Target, ...] = ()
     exclusions: Exclusions = Exclusions()
+    modules: frozenset[str] = frozenset()
+    """Names within a layer of the modules that the checkpoint stores packed; empty: not known, so all."""
     linears: bool = True
     experts: bool = True
     head: bool = False
@@ -66,12 +68,22 @@ class Quantization:
         """The format of one module, named without its root (`layers.0.mlp.down_proj`)."""
         if not (self.experts if experts else self.linears) or not self.targets:
             return UNQUANTIZED
-        if self.exclusions.is_excluded(path, shards):
+        if self.exclusions.is_excluded(path, shards) or not self._is_stored_packed(path, shards):
             return UNQUANTIZED
         for target in self.targets:
             if target.only is None or target.only.is_excluded(path, shards):
                 return target.scheme
         return UNQUANTIZED
+
+    def _is_stored_packed(self, path: str, shards: tuple[str, ...]) -> bool:
+        if not self.modules:
+            return True
+        name = path.split(".", 2)[-1] if path.startswith("layers.") else path
+        parent = name.rpartition(".")[0]
+        names = {name, *(f"{parent}.{shard}" if parent else shard for shard in shards)}
+        if names & self.modules or any(stored.endswith(name) for stored in self.modules):
+            return True
+        return any(stored.startswith(name + ".") for stored in self.modules)
 
     @property
     def scheme(self) -> Scheme:

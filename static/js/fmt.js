@@ -86,6 +86,13 @@ export function number(value) {
   return fixed(amount, Math.abs(amount) >= 10 || amount === Math.round(amount) ? 0 : 1);
 }
 
+export function capacity(value) {
+  if (isMissing(value)) return MISSING;
+  const amount = Number(value);
+  if (amount >= 100 || Number.isInteger(amount)) return fixed(Math.floor(amount), 0);
+  return fixed(Math.floor(amount * 10) / 10, 1);
+}
+
 export function count(value) {
   if (isMissing(value)) return MISSING;
   const amount = Number(value);

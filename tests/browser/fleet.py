@@ -13,16 +13,6 @@ from typing import Any
 
 import django
 
-FACTS = {
-    "architecture": "LlamaForCausalLM",
-    "parameters": 5_000_000,
-    "weight_bytes": 10_400_000,
-    "layers": 6,
-    "attention_heads": 8,
-    "kv_heads": 4,
-    "max_context_tokens": 2048,
-    "kv_bytes_per_token": 4096,
-}
 NODE = {
     "node_id": "n1",
     "name": "head",
@@ -49,7 +39,10 @@ AHEAD_S = 3600.0
 def main() -> None:
     """Write everything once."""
     django.setup()
+    from console.firstrun import DEMO_FOLDER
     from console.models import ClusterStatus, RegisteredModel, User
+    from serving.checkpoint import inspect_folder
+    from serving.planner.tensors import to_json
 
     for name, role in PEOPLE.items():
         User.objects.create_user(name, password=os.environ["RAYDECK_ADMIN_PASSWORD"], role=role)
@@ -61,8 +54,15 @@ def main() -> None:
         nodes=[NODE],
         gateway_status="RUNNING",
     )
+    inspection = inspect_folder(str(DEMO_FOLDER))
+    assert inspection.is_servable and inspection.tensors is not None
     RegisteredModel.objects.create(
-        name="tiny", source_kind="folder", source="/srv/models/tiny", facts=FACTS, problems=[]
+        name="tiny",
+        source_kind="folder",
+        source=str(DEMO_FOLDER),
+        facts=inspection.facts,
+        config=inspection.config,
+        tensors=to_json(inspection.tensors),
     )
     for name, phase in FLEET.items():
         _deploy(name, phase)

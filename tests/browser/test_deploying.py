@@ -21,7 +21,9 @@ def create(page: Page, name: str) -> None:
 def test_the_plan_follows_the_form(open_page: OpenPage) -> None:
     page = open_page("/deployments/new/?model=tiny")
     plan = page.locator("#plan")
-    expect(plan).to_contain_text("Can be placed")
+    expect(plan).to_contain_text("Fits")
+    expect(plan).to_contain_text("KV cache holds")
+    expect(plan).to_contain_text("there is room")
     page.fill("[name=tensor_parallel_size]", "3")
     expect(plan).to_contain_text("cannot be split over 3 ranks")
     page.fill("[name=tensor_parallel_size]", "2")

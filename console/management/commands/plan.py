@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand
-from serving.planner.plan import make_plan
 
 from serving import accelerators
 from serving.planner.inputs import KV_CACHE_DTYPES, check_request, read_checkpoint
+from serving.planner.plan import make_plan
 from serving.planner.report import flat
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.result import Plan

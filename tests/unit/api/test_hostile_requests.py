@@ -15,12 +15,13 @@ from django.test import override_settings
 from hypothesis import HealthCheck, settings
 
 from console import auth
-from console.models import User
+from console.models import ExactPlan, User
 from tests.unit.api.conftest import make_deployment, make_model
 
 schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", get_wsgi_application())
 
-KNOWN = {"name": "chat", "number": 1, "key_id": 1, "token_id": 1}
+EXACT_DIGEST = "e" * 64
+KNOWN = {"name": "chat", "number": 1, "key_id": 1, "token_id": 1, "digest": EXACT_DIGEST}
 # The one part that asks another server: it is away in this test, and says so.
 OUTAGE = {502, 503}
 
@@ -38,6 +39,7 @@ def _connection_stays_open() -> Iterator[None]:
 @pytest.fixture
 def token(admin: User) -> str:
     make_deployment("chat", make_model("demo"))
+    ExactPlan.objects.create(digest=EXACT_DIGEST, requested_at=1.0)
     return auth.create_token(user=admin, name="hostile", role="admin")[1]
 
 
