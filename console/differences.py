@@ -16,6 +16,7 @@ LABELS = {
     "accelerator_type": "Runs on",
     "tensor_parallel_size": "Tensor parallel",
     "pipeline_parallel_size": "Pipeline parallel",
+    "tp_may_span_nodes": "Tensor-parallel group may span nodes",
     "dtype": "Number format",
     "max_model_len": "Context length",
     "max_num_seqs": "Concurrent sequences",
@@ -27,6 +28,11 @@ LABELS = {
     "idle_before_zero_s": "Asleep after",
     "price_per_accelerator_hour_usd": "Price per accelerator-hour",
 }
+
+NOT_SHOWN = frozenset({"kv_cache_is_automatic"})
+"""What no replica knows and nobody types."""
+UNSAID = {"tp_may_span_nodes": False}
+"""What a definition means that an older version stored without the field."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,8 @@ class Difference:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
     """The fields of either map whose values differ, in the form's order."""
-    fields = [*LABELS, *sorted((before.keys() | after.keys()) - LABELS.keys())]
+    before, after = ({**{k: v for k, v in UNSAID.items() if one}, **one} for one in (before, after))
+    fields = [*LABELS, *sorted((before.keys() | after.keys()) - LABELS.keys() - NOT_SHOWN)]
     return [
         Difference(
             field, LABELS.get(field, field), shown(field, before.get(field)), shown(field, after.get(field))
@@ -65,6 +72,8 @@ def shown(field: str, value: Any) -> str:
         return formats.duration(value)
     if field == "price_per_accelerator_hour_usd":
         return formats.rate(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):

@@ -24,6 +24,7 @@ ENGINE_FIELDS = (
     "accelerator_type",
     "tensor_parallel_size",
     "pipeline_parallel_size",
+    "tp_may_span_nodes",
     "max_num_seqs",
     "kv_cache_memory_bytes",
     "engine_kwargs",
@@ -131,6 +132,12 @@ class DeploymentForm(forms.Form):
         "Pipeline parallel", "Splits the layers in stages; they may be on several nodes.",
         minimum=1, maximum=64, initial=1,
     )  # fmt: skip
+    tp_may_span_nodes = forms.BooleanField(
+        label="A tensor-parallel group may span nodes",
+        required=False,
+        help_text="Only where one node is too small. Every layer then waits twice for the network between"
+        " nodes; pipeline stages over nodes are nearly always faster.",
+    )
     dtype = forms.ChoiceField(
         label="Number format",
         choices=[(dtype, "as in the checkpoint" if dtype == "auto" else dtype) for dtype in DTYPES],
@@ -236,9 +243,26 @@ class EditDeploymentForm(DeploymentForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        price = self.fields["price_per_accelerator_hour_usd"]
-        price.required = True
-        price.help_text = "US dollars per accelerator (or CPU rank) and hour, from now on; history stays."
+        self.fields["price_per_accelerator_hour_usd"].help_text = (
+            "US dollars per accelerator (or CPU rank) and hour, from now on; history stays. Empty, or left as"
+            " it is while the accelerator changes: the catalogue's price."
+        )
+
+    def capacity(self) -> dict[str, Any]:
+        """The capacity's part for the actions; None is a price left empty, which is the catalogue's then."""
+        return {name: self.cleaned_data[name] for name in CAPACITY_FIELDS}
+
+
+def without_stale_price(
+    given: dict[str, Any], deployment: Deployment, accelerator_type: str | None
+) -> dict[str, Any]:
+    """The capacity that a form gave, without a price that is only the old accelerator's, left there."""
+    engine = deployment.current_revision.engine if deployment.current_revision else {}
+    price = given.get("price_per_accelerator_hour_usd")
+    is_same = price == deployment.price_per_accelerator_hour_usd
+    if is_same and (accelerator_type or None) != engine.get("accelerator_type"):
+        return {name: value for name, value in given.items() if name != "price_per_accelerator_hour_usd"}
+    return given
 
 
 def initial_of(deployment: Deployment) -> dict[str, Any]:
@@ -252,7 +276,9 @@ def form_values(spec: dict[str, Any]) -> dict[str, Any]:
     """Values of a specification as the form shows them."""
     values = {name: spec.get(name) for name in (*ENGINE_FIELDS, *CAPACITY_FIELDS)}
     values["accelerator_type"] = values["accelerator_type"] or ""
-    values["kv_cache_memory_bytes"] = size_text(values["kv_cache_memory_bytes"])
+    automatic = spec.get("kv_cache_is_automatic")
+    values["kv_cache_memory_bytes"] = "" if automatic else size_text(values["kv_cache_memory_bytes"])
+    values["tp_may_span_nodes"] = bool(values["tp_may_span_nodes"])
     kwargs = values["engine_kwargs"]
     values["engine_kwargs"] = json.dumps(kwargs, indent=2) if kwargs else ""
     target = values["target_ongoing_requests"]

@@ -150,6 +150,8 @@ def _engine_args(spec: DeploymentSpec, options: ClusterOptions) -> dict[str, Any
     kwargs["max_num_seqs"] = engine.max_num_seqs
     if engine.kv_cache_memory_bytes is not None:
         kwargs["kv_cache_memory_bytes"] = engine.kv_cache_memory_bytes
+    # Written only where it holds: one more argument would restart every replica there is.
+    spans = {"tp_may_span_nodes": True} if engine.tp_may_span_nodes else {}
     return {
         "installation": options.installation,
         "deployment": spec.name,
@@ -160,6 +162,7 @@ def _engine_args(spec: DeploymentSpec, options: ClusterOptions) -> dict[str, Any
         "accelerator_type": engine.accelerator_type,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "pipeline_parallel_size": engine.pipeline_parallel_size,
+        **spans,
         "dtype": engine.dtype,
         "max_model_len": engine.max_model_len,
         "engine_kwargs": kwargs,

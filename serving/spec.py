@@ -51,11 +51,17 @@ class EngineSpec(BaseModel):
     accelerator_type: str | None = Field(None, description="Ray's name (H100, L4 …); null serves on CPU")
     tensor_parallel_size: int = Field(1, ge=1, le=64)
     pipeline_parallel_size: int = Field(1, ge=1, le=64)
+    tp_may_span_nodes: bool = Field(
+        False, description="let a tensor-parallel group lie on several nodes; slow, and only on accelerators"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int = Field(ge=16, le=16_777_216, description="context length in tokens")
     max_num_seqs: int = Field(32, ge=1, le=4096, description="requests the engine works on at once")
     kv_cache_memory_bytes: int | None = Field(
         None, ge=1 << 20, description="KV cache per rank in bytes; null lets the engine measure (GPU only)"
+    )
+    kv_cache_is_automatic: bool = Field(
+        False, description="the KV cache was sized by the console: it follows the context and the hardware"
     )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="further vLLM engine arguments")
 
@@ -63,6 +69,12 @@ class EngineSpec(BaseModel):
     def accelerators_per_replica(self) -> int:
         """Accelerators (or CPU cores) that one replica claims."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @model_validator(mode="after")
+    def _spans_only_with_accelerators(self) -> EngineSpec:
+        if self.tp_may_span_nodes and self.accelerator_type is None:
+            raise ValueError("tp_may_span_nodes needs accelerators: on CPU all ranks share one node")
+        return self
 
     @field_validator("engine_kwargs")
     @classmethod

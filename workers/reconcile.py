@@ -24,10 +24,12 @@ from django.db import DatabaseError, close_old_connections, connection
 from console import desired, secrets
 from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState
 from console.placements import check_against_cluster
+from console.planning import check_plan
 from serving.client import RayClient
-from serving.errors import ConfigRejected, NotPlaceable, RaydeckError
+from serving.errors import ConfigRejected, InvalidSpec, NotPlaceable, RaydeckError
 from serving.observed import START_PHASES, SeenApp, read_apps
 from serving.plan import Decision, LastPut, decide, foreign_apps
+from serving.planner.report import read_stored
 from serving.progress import Deadlines, Progress, Step, Wanted, advance, smoke_answered
 from serving.render import GATEWAY_APP, app_name, digest_of
 from serving.spec import DeploymentSpec
@@ -224,15 +226,20 @@ def _refuse_unplaceable(*, token: int) -> None:
         except (ValueError, secrets.SecretError):  # said where the document is made
             continue
         try:
-            check_against_cluster(
-                name=spec.name, engine=spec.engine, capacity=spec.capacity, facts=deployment.model.facts
-            )
+            plan = read_stored(deployment.current_revision.plan) if deployment.current_revision else None
+            check_plan(plan, spec.engine)
+            check_against_cluster(name=spec.name, engine=spec.engine, capacity=spec.capacity, plan=plan)
+        except InvalidSpec as error:
+            refused = NotPlaceable(error.message, arithmetic=[], field=error.field)
+            _fail_unplaceable(deployment, refused, token=token)
         except NotPlaceable as error:
-            now = time.time()
-            progress = Progress(
-                generation=deployment.generation, queued_at=deployment.requested_at, failed_at=now
-            )
-            observe.write_progress(deployment, progress, failure=unplaceable(error), token=token, now=now)
+            _fail_unplaceable(deployment, error, token=token)
+
+
+def _fail_unplaceable(deployment: Deployment, error: NotPlaceable, *, token: int) -> None:
+    now = time.time()
+    progress = Progress(generation=deployment.generation, queued_at=deployment.requested_at, failed_at=now)
+    observe.write_progress(deployment, progress, failure=unplaceable(error), token=token, now=now)
 
 
 def _follow_all(

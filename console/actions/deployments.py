@@ -27,12 +27,16 @@ from console.placements import check_against_cluster
 from console.planning import check_plan, plan_engine
 from console.wakeup import wake_reconciler
 from serving.errors import Conflict, InvalidSpec, NotFound
-from serving.planner.report import stored
+from serving.planner.report import read_stored, stored
+from serving.planner.result import Plan
 from serving.render import cpu_kv_cache_bytes
 from serving.spec import NAME_HELP, NAME_PATTERN, CapacitySpec, EngineSpec
 from serving.topology import check_topology
 
 Spec = TypeVar("Spec", bound=BaseModel)
+PRICE = "price_per_accelerator_hour_usd"
+NOT_GIVEN = ("model", "model_source", "hub_revision", "kv_cache_is_automatic")
+"""Fields of an engine that follow from others."""
 CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 COLOURS = 6
 RESERVED_NAMES = ("new", "parts")
@@ -58,7 +62,7 @@ def create_deployment(
     if Deployment.objects.filter(name=name).exists():
         raise _name_taken(name)
     plan = checked_plan(engine_spec, registered, capacity_spec)
-    check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, facts=registered.facts)
+    check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, plan=plan)
     now = time.time()
     try:
         with transaction.atomic():
@@ -72,7 +76,7 @@ def create_deployment(
             )
             DeploymentStatus.objects.create(deployment=deployment)
             _price_from_now(deployment, now)
-            _add_revision(actor, deployment, engine_spec, plan=plan, note=note or "First revision")
+            _add_revision(actor, deployment, engine_spec, plan=_stored(plan), note=note or "First revision")
             _noted(
                 actor,
                 deployment,
@@ -104,33 +108,24 @@ def edit_deployment(
         raise _conflict(deployment)
     old_engine, old_capacity = engine_of(deployment), capacity_of(deployment)
     new_engine, registered = _edited_engine(deployment, old_engine, engine, model)
-    new_capacity = make_capacity({**old_capacity.model_dump(), **(capacity or {})})
-    if new_engine == old_engine and new_capacity == old_capacity:
+    new_capacity = edited_capacity(old_capacity, capacity or {}, old_engine, new_engine)
+    is_new_engine = _differs(new_engine, old_engine)
+    if not is_new_engine and new_capacity == old_capacity:
         if note:
             raise InvalidSpec("A note goes with a change, and nothing else was changed.", field="note")
         return deployment
-    plan = checked_plan(new_engine, registered, new_capacity) if new_engine != old_engine else None
+    plan = checked_plan(new_engine, registered, new_capacity) if is_new_engine else plan_of(deployment)
     if deployment.desired_state == DesiredState.RUNNING:
-        check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, facts=registered.facts)
+        check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, plan=plan)
     with transaction.atomic():
         _claim_version(deployment, expected_version, model=registered, **new_capacity.model_dump())
-        if new_capacity.price_per_accelerator_hour_usd != old_capacity.price_per_accelerator_hour_usd:
-            _price_from_now(deployment, time.time())
-        if new_capacity != old_capacity:
-            _noted(
-                actor,
-                deployment,
-                kind="deployment.capacity",
-                message=_with_note(words(_capacity_json(old_capacity), _capacity_json(new_capacity)), note),
-                before=_capacity_json(old_capacity),
-                after=_capacity_json(new_capacity),
-            )
-        if new_engine != old_engine:
+        _note_capacity(actor, deployment, old_capacity, new_capacity, note)
+        if is_new_engine:
             revision = _add_revision(
                 actor,
                 deployment,
                 new_engine,
-                plan=plan,
+                plan=_stored(plan),
                 note=note or words(_engine_json(old_engine), _engine_json(new_engine)),
             )
             _new_generation(deployment)
@@ -163,19 +158,19 @@ def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int |
             f"Revision {revision} used the model {engine.model}, which is not registered any more.",
             field="revision",
         )
-    check_topology(engine, registered.facts)
-    plan = checked_plan(engine, registered, capacity_of(deployment))
+    old_capacity = capacity_of(deployment)
+    capacity = edited_capacity(old_capacity, {}, old, engine)
+    plan, kept = _plan_again(engine, registered, capacity, earlier)
     if deployment.desired_state == DesiredState.RUNNING:
-        check_against_cluster(
-            name=name, engine=engine, capacity=capacity_of(deployment), facts=registered.facts
-        )
+        check_against_cluster(name=name, engine=engine, capacity=capacity, plan=plan)
     with transaction.atomic():
-        _claim_version(deployment, version, model=registered)
+        _claim_version(deployment, version, model=registered, **capacity.model_dump())
+        _note_capacity(actor, deployment, old_capacity, capacity, "")
         added = _add_revision(
             actor,
             deployment,
             engine,
-            plan=plan,
+            plan=kept,
             note=f"Roll back to revision {revision}",
             rolled_back_from=revision,
         )
@@ -210,12 +205,7 @@ def retry_deployment(*, actor: Actor, name: str) -> Deployment:
     )
     if not failed:
         raise InvalidSpec(f"{name} has not failed, so there is nothing to try again.")
-    check_against_cluster(
-        name=name,
-        engine=engine_of(deployment),
-        capacity=capacity_of(deployment),
-        facts=deployment.model.facts,
-    )
+    _check_start(deployment)
     with transaction.atomic():
         _claim_version(deployment, deployment.version, desired_state=DesiredState.RUNNING)
         _take_new_token(actor, deployment)
@@ -269,9 +259,7 @@ def capacity_of(deployment: Deployment) -> CapacitySpec:
 
 def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpec:
     """An EngineSpec from a form's or the API's map; defaults come from the model's facts."""
-    values = {
-        key: value for key, value in given.items() if key not in ("model", "model_source", "hub_revision")
-    }
+    values = {key: value for key, value in given.items() if key not in NOT_GIVEN}
     facts = registered.facts or {}
     if values.get("max_model_len") in (None, ""):
         values["max_model_len"] = facts.get("max_context_tokens") or FALLBACK_CONTEXT_TOKENS
@@ -290,7 +278,7 @@ def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpe
         kv = cpu_kv_cache_bytes(
             kv_bytes_per_token=facts.get("kv_bytes_per_token"), max_model_len=engine.max_model_len
         )
-        engine = engine.model_copy(update={"kv_cache_memory_bytes": kv})
+        engine = engine.model_copy(update={"kv_cache_memory_bytes": kv, "kv_cache_is_automatic": True})
     check_topology(engine, facts)
     return engine
 
@@ -315,15 +303,31 @@ def _validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
         raise InvalidSpec(str(error)) from None
 
 
-def checked_plan(
-    engine: EngineSpec, registered: RegisteredModel, capacity: CapacitySpec
-) -> dict[str, Any] | None:
+def checked_plan(engine: EngineSpec, registered: RegisteredModel, capacity: CapacitySpec) -> Plan | None:
     """The plan that goes with a revision. Raises what the engine would refuse, before it is started."""
     plan = plan_engine(
         engine, registered, usd_per_accelerator_hour=capacity.price_per_accelerator_hour_usd or None
     )
-    check_plan(plan)
-    return None if plan is None else stored(plan)
+    check_plan(plan, engine)
+    return plan
+
+
+def plan_of(deployment: Deployment) -> Plan | None:
+    """The plan that its present revision was made with; None where there is none."""
+    return read_stored(deployment.current_revision.plan) if deployment.current_revision else None
+
+
+def edited_capacity(
+    old: CapacitySpec, given: dict[str, Any], old_engine: EngineSpec, new_engine: EngineSpec
+) -> CapacitySpec:
+    """The capacity after a change. A price belongs to its accelerator: with another type the catalogue's
+    price of the day holds, unless one is given; also where it is given as None."""
+    values = {**old.model_dump(), **given}
+    is_other_type = old_engine.accelerator_type != new_engine.accelerator_type
+    if given.get(PRICE) is None and (PRICE in given or is_other_type):
+        del values[PRICE]
+        values = with_catalogue_price(values, new_engine)
+    return make_capacity(values)
 
 
 def with_catalogue_price(capacity: dict[str, Any], engine: EngineSpec) -> dict[str, Any]:
@@ -340,7 +344,59 @@ def _edited_engine(
     registered = deployment.model if model in (None, deployment.model.name) else _model(str(model))
     if changes is None and registered == deployment.model:
         return old, registered
-    return make_engine(registered, {**old.model_dump(), **(changes or {})}), registered
+    kept = old.model_dump()
+    if _has_automatic_cache(deployment, old):
+        del kept["kv_cache_memory_bytes"]
+    return make_engine(registered, {**kept, **(changes or {})}), registered
+
+
+def _has_automatic_cache(deployment: Deployment, engine: EngineSpec) -> bool:
+    """Whether the KV cache was sized by the console, so that it follows the context and the hardware.
+
+    Revisions from before this was kept tell by the number: it is what would be computed for them.
+    """
+    revision = deployment.current_revision
+    if revision is None or "kv_cache_is_automatic" in revision.engine or engine.accelerator_type is not None:
+        return engine.kv_cache_is_automatic
+    computed = cpu_kv_cache_bytes(
+        kv_bytes_per_token=(deployment.model.facts or {}).get("kv_bytes_per_token"),
+        max_model_len=engine.max_model_len,
+    )
+    return engine.kv_cache_memory_bytes == computed
+
+
+def _differs(one: EngineSpec, other: EngineSpec) -> bool:
+    """Whether replicas would differ. Who sized the KV cache makes no difference to them."""
+    return one.model_copy(update={"kv_cache_is_automatic": other.kv_cache_is_automatic}) != other
+
+
+def _plan_again(
+    engine: EngineSpec, registered: RegisteredModel, capacity: CapacitySpec, earlier: Revision
+) -> tuple[Plan | None, dict[str, Any] | None]:
+    """The plan of an earlier revision and what the new one keeps of it.
+
+    Where the revision's files are not the model's present ones, those say nothing about it: then the plan
+    holds that was made from its own files.
+    """
+    present = (registered.source, registered.hub_revision or None)
+    if (engine.model_source, engine.hub_revision) != present:
+        kept = read_stored(earlier.plan)
+        check_plan(kept, engine)
+        return kept, earlier.plan
+    check_topology(engine, registered.facts)
+    plan = checked_plan(engine, registered, capacity)
+    return plan, _stored(plan)
+
+
+def _check_start(deployment: Deployment) -> None:
+    """Raise what keeps the present revision from starting, by the plan it was made with."""
+    engine, plan = engine_of(deployment), plan_of(deployment)
+    check_plan(plan, engine)
+    check_against_cluster(name=deployment.name, engine=engine, capacity=capacity_of(deployment), plan=plan)
+
+
+def _stored(plan: Plan | None) -> dict[str, Any] | None:
+    return None if plan is None else stored(plan)
 
 
 def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, message: str) -> Deployment:
@@ -348,12 +404,7 @@ def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, messa
     if deployment.desired_state == state:
         return deployment
     if state == DesiredState.RUNNING:
-        check_against_cluster(
-            name=name,
-            engine=engine_of(deployment),
-            capacity=capacity_of(deployment),
-            facts=deployment.model.facts,
-        )
+        _check_start(deployment)
     with transaction.atomic():
         _claim_version(deployment, deployment.version, desired_state=state)
         if state == DesiredState.RUNNING:
@@ -437,6 +488,23 @@ def _new_generation(deployment: Deployment) -> None:
         generation=F("generation") + 1, requested_at=time.time()
     )
     deployment.refresh_from_db()
+
+
+def _note_capacity(
+    actor: Actor, deployment: Deployment, old: CapacitySpec, new: CapacitySpec, note: str
+) -> None:
+    """Date a new price and write down what changed of the capacity; nothing when nothing did."""
+    if new.price_per_accelerator_hour_usd != old.price_per_accelerator_hour_usd:
+        _price_from_now(deployment, time.time())
+    if new != old:
+        _noted(
+            actor,
+            deployment,
+            kind="deployment.capacity",
+            message=_with_note(words(_capacity_json(old), _capacity_json(new)), note),
+            before=_capacity_json(old),
+            after=_capacity_json(new),
+        )
 
 
 def _price_from_now(deployment: Deployment, now: float) -> None:

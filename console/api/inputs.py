@@ -57,6 +57,9 @@ class EngineInput(Input):
     accelerator_type: str | None = Field(None, description="Ray's name (H100, L4 …); null serves on CPU")
     tensor_parallel_size: int | None = Field(None, ge=1, le=64)
     pipeline_parallel_size: int | None = Field(None, ge=1, le=64)
+    tp_may_span_nodes: bool | None = Field(
+        None, description="let a tensor-parallel group lie on several nodes; slow, only on accelerators"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
     max_model_len: int | None = Field(
         None, ge=16, le=16_777_216, description="context length in tokens; null is the model's maximum"

@@ -25,12 +25,13 @@ from console.forms import (
     EditDeploymentForm,
     form_values,
     initial_of,
+    without_stale_price,
 )
 from console.models import Deployment
 from console.placements import known_nodes
 from console.views import deployment_logs, deployment_pages
 from console.views.overview import fleet_rows
-from serving.errors import Conflict, NotPlaceable, RaydeckError
+from serving.errors import Conflict, InvalidSpec, NotPlaceable, RaydeckError
 
 REPEAT_WITHIN = timedelta(seconds=60)
 """The same form sent twice within this time is one submission (a double click, a reload)."""
@@ -99,7 +100,7 @@ def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
             name=name,
             expected_version=form.cleaned_data["expected_version"],
             engine=form.engine(),
-            capacity=form.capacity(),
+            capacity=without_stale_price(form.capacity(), deployment, form.cleaned_data["accelerator_type"]),
             model=form.cleaned_data["model"],
             note=form.cleaned_data["note"],
         )
@@ -167,7 +168,10 @@ def _retry(request: HttpRequest, name: str) -> str:
 def _roll_back(request: HttpRequest, name: str) -> str:
     wanted = request.POST.get("revision", "")
     revision = int(wanted) if wanted.isdecimal() and len(wanted) < 10 else 0
-    actions.roll_back(actor=_actor(request), name=name, revision=revision)
+    seen = request.POST.get("expected_version", "")
+    if not (seen.isdecimal() and len(seen) < 10):
+        raise InvalidSpec("The page did not say which version it showed; open it again.")
+    actions.roll_back(actor=_actor(request), name=name, revision=revision, expected_version=int(seen))
     return f"{name} is rolled back to revision {revision}."
 
 
@@ -241,6 +245,8 @@ def _conflict_page(
     """Theirs beside yours; the form keeps yours and, sent again, is measured against their version."""
     form.add_error(None, error.message)
     theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
+    if theirs.get("kv_cache_is_automatic"):
+        theirs["kv_cache_memory_bytes"] = None  # nobody gave it, as the form shows
     yours = {**form.engine(), **form.capacity(), "model": form.cleaned_data["model"]}
     yours = {name: yours[name] if yours[name] != "" else None for name in yours}
     fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, "model")

@@ -12,6 +12,7 @@ from serving.planner.activation import defaults_for_card
 from serving.planner.architecture import Architecture
 from serving.planner.architecture_fields import Fields
 from serving.planner.architecture_reading import read_architecture
+from serving.planner.engine_arguments import less_sure
 from serving.planner.latency import predict
 from serving.planner.money import price
 from serving.planner.plan_accounting import Account, account_of
@@ -74,8 +75,10 @@ def _judged(
     lever = ""
     if verdict in ("tight", "does_not_fit"):
         lever = best_lever(request, architecture, quantization, verdict)
+    verdict, reasons = less_sure(verdict, reasons, request.uncounted)
     memory = account.memory
-    latency = predict(request, architecture, memory) if memory else None
+    # Weights fetched over the bus in every step are nothing that the roofline was fitted to.
+    latency = predict(request, architecture, memory) if memory and not request.cpu_offload_gib else None
     return Plan(
         verdict=verdict,
         reasons=reasons,

@@ -66,7 +66,7 @@ def _missing(request: PlanRequest, account: Account) -> str:
     assert account.rooms is not None and account.geometry is not None and account.parts is not None
     worst = min(range(len(account.rooms.most)), key=lambda stage: account.rooms.most[stage])  # type: ignore[union-attr]
     room = account.rooms.most[worst]
-    weights = account.parts.stages[worst].total_bytes
+    weights = account.parts.weights(worst)
     if room <= 0:
         return (
             f"No memory is left for the KV cache: weights of {gib(weights)} per rank and the rest exceed the "
@@ -118,6 +118,8 @@ def arithmetic(request: PlanRequest, account: Account) -> tuple[str, ...]:
             for part, size in sorted(stage.parts.items(), key=lambda item: -item[1])
         )
         lines.append(f"− weights{named} {gib(stage.total_bytes)} ({stage.layers} layers: {parts})")
+        if offloaded := account.parts.offloaded(index):
+            lines.append(f"+ of these in the node's memory {gib(offloaded)}")
     bands = ByteRange(
         min(band.low for band in account.parts.activation),
         max(band.high for band in account.parts.activation),
