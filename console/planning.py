@@ -19,11 +19,12 @@ from serving.errors import InvalidSpec, NotPlaceable
 from serving.placement import Node
 from serving.planner.engine_arguments import uncounted
 from serving.planner.inputs import Checkpoint, check_request
+from serving.planner.placement_groups import placement_group
 from serving.planner.plan import make_plan
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.result import Plan
 from serving.planner.tensors import from_json
-from serving.planner.topologies import ClusterView, Corrected, Topology, nodes_needed, topologies
+from serving.planner.topologies import ClusterView, Corrected, Topology, nodes_taken, topologies
 from serving.spec import EngineSpec
 
 PLANNED_ENGINE_KWARGS: dict[str, tuple[str, type | tuple[type, ...]]] = {
@@ -70,7 +71,7 @@ def request_of(
     usd_per_accelerator_hour: Decimal | None = None,
 ) -> PlanRequest:
     """The planner's question for one engine definition. Raises BadPlanInput."""
-    given = _planned_arguments(engine)
+    given, live = _planned_arguments(engine), [node for node in nodes if node.alive]
     accelerator = planner_accelerator(engine.accelerator_type) if engine.accelerator_type else None
     if engine.accelerator_type and accelerator is None:
         raise BadPlanInput(
@@ -82,7 +83,7 @@ def request_of(
         tensors=checkpoint.tensors,
         checkpoint_bytes=checkpoint.checkpoint_bytes,
         accelerator=accelerator,
-        node_memory_bytes=max((node.memory_bytes for node in nodes if node.alive), default=None),
+        node_memory_bytes=max((node.memory_bytes for node in live), default=None),
         tensor_parallel_size=engine.tensor_parallel_size,
         pipeline_parallel_size=engine.pipeline_parallel_size,
         dtype=engine.dtype,
@@ -93,13 +94,19 @@ def request_of(
         **given,
     )
     check_request(request)
-    if engine.tp_may_span_nodes and accelerator is not None:
-        per_node = _largest_node(nodes, accelerator.name) or accelerator.accelerators_per_node
-        tensor, pipeline = engine.tensor_parallel_size, engine.pipeline_parallel_size
-        request = replace(
-            request, nodes_per_replica=nodes_needed(request, tensor, pipeline, per_node=per_node)
-        )
-    return request
+    if accelerator is None:
+        return request
+    # As the topologies' table has it, so that both predict the same.
+    there = {node.node_id: node.accelerators.get(engine.accelerator_type or "", 0) for node in live}
+    group = placement_group(engine, tp_may_span_nodes=engine.tp_may_span_nodes)
+    return replace(
+        request,
+        nodes_per_replica=nodes_taken(
+            group,
+            {node_id: count for node_id, count in there.items() if count},
+            usual_per_node=accelerator.accelerators_per_node,
+        ),
+    )
 
 
 def _planned_arguments(engine: EngineSpec) -> dict[str, Any]:
@@ -113,10 +120,6 @@ def _planned_arguments(engine: EngineSpec) -> dict[str, Any]:
             raise BadPlanInput(f"{name} has the wrong type.", field="engine_kwargs")
         given[ours] = value
     return given
-
-
-def _largest_node(nodes: Iterable[Node], accelerator_type: str) -> int:
-    return max((node.accelerators.get(accelerator_type, 0) for node in nodes if node.alive), default=0)
 
 
 def question_of(

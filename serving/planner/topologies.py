@@ -177,15 +177,15 @@ def _one(
     request: PlanRequest, rooms: _Rooms, tensor: int, pipeline: int, corrected: Corrected | None
 ) -> Topology:
     spans = rooms.may_span and tensor > rooms.whole
-    nodes = nodes_needed(request, tensor, pipeline, per_node=rooms.whole)
+    kind = request.accelerator.name if request.accelerator else None
+    group = placement_group(Shape(kind, tensor, pipeline), tp_may_span_nodes=rooms.may_span)
+    nodes = nodes_taken(group, rooms.cluster.total_by_node, usual_per_node=rooms.usual)
     asked = replace(
         request, tensor_parallel_size=tensor, pipeline_parallel_size=pipeline, nodes_per_replica=nodes
     )
     plan = make_plan(asked)
     if corrected is not None:
         plan = corrected(plan, asked)
-    kind = request.accelerator.name if request.accelerator else None
-    group = placement_group(Shape(kind, tensor, pipeline), tp_may_span_nodes=rooms.may_span)
     now, reason, split_now = _placed_now(rooms.cluster, group)
     return Topology(
         tensor_parallel_size=tensor,
@@ -200,13 +200,19 @@ def _one(
     )
 
 
-def nodes_needed(request: PlanRequest, tensor: int, pipeline: int, *, per_node: int) -> int:
-    """Nodes that one replica takes at least, with `per_node` accelerators each; one on CPU."""
-    if request.accelerator is None:
+def nodes_taken(group: PlacementGroup, total_by_node: Mapping[str, int], *, usual_per_node: int) -> int:
+    """Nodes that one replica takes: of those there are, where they can hold it when empty; else as few usual
+    ones (or as large as the largest there is) as it needs. One on CPU."""
+    if group.accelerator_type is None:
         return 1
+    placed = assign(group, resources_of(group, total_by_node, {}))
+    if placed is not None and not split_reason(group, placed):
+        return len(set(placed))
+    tensor, count = group.tensor_parallel_size, len(group.bundles)
+    per_node = max(1, usual_per_node, *total_by_node.values())
     if tensor > per_node:
-        return -(-tensor * pipeline // per_node)
-    return -(-pipeline // max(1, per_node // tensor))
+        return -(-count // per_node)
+    return -(-(count // tensor) // (per_node // tensor))
 
 
 SPLIT_NOW = "With what is free now a group would lie on several nodes and talk over the network."

@@ -22,6 +22,7 @@ from console.models import (
     Revision,
 )
 from serving.client import RayClient
+from tests.unit.planner.configs import LLAMA_8B
 from tests.unit.workers.fake_ray import FakeRay
 from workers import lease, observe
 from workers.observe import LeaseLost
@@ -114,6 +115,20 @@ def test_a_deployment_is_followed_to_ready_with_one_put_and_one_event_a_phase(
     kinds = list(Event.objects.filter(source="system").order_by("id").values_list("kind", flat=True))
     phases = [k for k in kinds if k.split(".")[1] in ("placing", "loading", "warming", "ready")]
     assert phases == ["deployment.placing", "deployment.loading", "deployment.warming", "deployment.ready"]
+
+
+def test_what_no_longer_finds_room_is_refused_by_its_own_plan_and_not_sent(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    RegisteredModel.objects.update(config=LLAMA_8B)
+    deploy(engine={"max_model_len": 1024, "kv_cache_memory_bytes": 8 << 40})  # no cluster was seen yet
+    reconcile()
+    failure = DeploymentStatus.objects.get().failure
+    assert failure is not None
+    assert failure["code"] == "not_placeable"
+    assert "8207.5 GiB of its node's memory" in failure["cause"]
+    assert "Needs: 1 replica" in failure["raw"]
+    assert [app["name"] for app in ray.puts[-1]["applications"]] == ["gateway"]
 
 
 def test_timeline_seconds_add_up_to_the_time_to_ready(
