@@ -156,6 +156,9 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         _place(plan, name or str(values.get("name") or "this deployment"))
     except RaydeckError as error:
         plan.reason = error.message
+    if plan.verdict == "invalid":
+        # Figures of the values that stand in for what is wrong would pass for figures of what was typed.
+        plan.predicted = plan.exact = None
     if present is not None:
         _compare(plan, present)
     return plan
@@ -174,8 +177,9 @@ def _capacity(values: dict[str, object], engine: EngineSpec, present: Deployment
     if present is None or present.current_revision is None:
         return make_capacity(with_catalogue_price(given, engine))
     given = without_stale_price(given, present, engine.accelerator_type)
-    old = EngineSpec(**present.current_revision.engine)
-    return edited_capacity(capacity_of(present), given, old, engine)
+    # As stored, not validated: what an older version wrote must be open to correction.
+    old_type = present.current_revision.engine.get("accelerator_type")
+    return edited_capacity(capacity_of(present), given, old_type, engine)
 
 
 def exact_of(

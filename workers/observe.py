@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 
 from console import live
 from console.events import SYSTEM, record
@@ -70,7 +71,9 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[
     lost: dict[str, int] = {}
     with transaction.atomic():
         fence(token, now)
-        known = {row.replica_id: row for row in Replica.objects.filter(ended_at=None)}
+        # Also those that had ended: Ray's list can leave out a replica for a moment, which then lives on.
+        wanted = Q(ended_at=None) | Q(replica_id__in=list(seen))
+        known = {row.replica_id: row for row in Replica.objects.filter(wanted)}
         accelerators = _accelerators_of_deployments()
         for replica_id, (app, replica) in seen.items():
             if not app.name.startswith(MODEL_APP_PREFIX) or not replica_id:
@@ -83,7 +86,7 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[
             row.actor_id, row.worker_id = replica.actor_id, replica.worker_id
             row.log_file_path = replica.log_file_path
             row.started_at = replica.started_at or row.started_at
-            row.last_seen_at = now
+            row.last_seen_at, row.ended_at = now, None
             row.save()
         for row in known.values():
             if row.state not in ("RUNNING", "STOPPING"):

@@ -108,7 +108,7 @@ def edit_deployment(
         raise _conflict(deployment)
     old_engine, old_capacity = engine_of(deployment), capacity_of(deployment)
     new_engine, registered = _edited_engine(deployment, old_engine, engine, model)
-    new_capacity = edited_capacity(old_capacity, capacity or {}, old_engine, new_engine)
+    new_capacity = edited_capacity(old_capacity, capacity or {}, old_engine.accelerator_type, new_engine)
     is_new_engine = _differs(new_engine, old_engine)
     if not is_new_engine and new_capacity == old_capacity:
         if note:
@@ -159,7 +159,7 @@ def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int |
             field="revision",
         )
     old_capacity = capacity_of(deployment)
-    capacity = edited_capacity(old_capacity, {}, old, engine)
+    capacity = edited_capacity(old_capacity, {}, old.accelerator_type, engine)
     plan, kept = _plan_again(engine, registered, capacity, earlier)
     if deployment.desired_state == DesiredState.RUNNING:
         check_against_cluster(name=name, engine=engine, capacity=capacity, plan=plan)
@@ -318,12 +318,12 @@ def plan_of(deployment: Deployment) -> Plan | None:
 
 
 def edited_capacity(
-    old: CapacitySpec, given: dict[str, Any], old_engine: EngineSpec, new_engine: EngineSpec
+    old: CapacitySpec, given: dict[str, Any], old_type: str | None, new_engine: EngineSpec
 ) -> CapacitySpec:
     """The capacity after a change. A price belongs to its accelerator: with another type the catalogue's
     price of the day holds, unless one is given; also where it is given as None."""
     values = {**old.model_dump(), **given}
-    is_other_type = old_engine.accelerator_type != new_engine.accelerator_type
+    is_other_type = old_type != new_engine.accelerator_type
     if given.get(PRICE) is None and (PRICE in given or is_other_type):
         del values[PRICE]
         values = with_catalogue_price(values, new_engine)

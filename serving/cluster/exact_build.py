@@ -55,6 +55,7 @@ def prepare(request: ExactRequest) -> None:
 
     patches.name_image_functions()
     patches.look_at_classes_here()
+    patches.write_no_expert_maps()
     patches.tell_quantization_of_tensors(request.tensor_dtypes)
 
 
@@ -93,6 +94,8 @@ def build_stage(config: Any, *, stage: int) -> tuple[nn.Module, dict[str, Any]]:
     compilation.static_forward_context.clear()
     compilation.static_all_moe_layers.clear()
     parallel.rank = stage * parallel.tensor_parallel_size
+    # Classes that make their parameters there themselves (transformers' own modules) would ask CUDA for them.
+    config.device_config.device = torch.device("meta")
     patches.stand_at_stage(
         tensor_parallel_size=parallel.tensor_parallel_size,
         pipeline_parallel_size=parallel.pipeline_parallel_size,

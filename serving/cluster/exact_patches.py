@@ -231,6 +231,14 @@ def look_at_classes_here() -> None:
     registry._LazyRegisteredModel._save_modelinfo_to_cache = lambda *_: None
 
 
+def write_no_expert_maps() -> None:
+    """With expert parallelism each layer writes into the log which experts it holds; on the meta device a
+    tensor's values cannot be read."""
+    import vllm.model_executor.layers.fused_moe.expert_map_manager as maps
+
+    maps.ExpertMapManager.get_compressed_map_string = lambda _: ""
+
+
 def build_on_meta() -> None:
     """From here on layers that ask the platform for its device get the meta device."""
     import vllm.platforms as platforms

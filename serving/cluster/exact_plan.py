@@ -180,6 +180,11 @@ def _notes(request: ExactRequest) -> list[str]:
             "Without the checkpoint's tensor headers every linear layer that the configuration does not "
             f"exclude is taken to be quantised ({method})."
         ]
+    if request.quantization is not None and not method:
+        return [
+            "Weights are those before vLLM quantises them while it loads; afterwards they take less "
+            f"({request.quantization})."
+        ]
     return []
 
 

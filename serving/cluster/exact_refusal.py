@@ -16,7 +16,7 @@ REFUSING = (ValueError, AssertionError, NotImplementedError)
 """What vLLM and Transformers raise on purpose. A TypeError or KeyError may come from what is faked."""
 SURROUNDINGS = re.compile(
     r"cuda|nvml|backend|failed to be inspected|no kernel"
-    r"|not compiled|driver|meta tensor|meta device|torchvision|torchaudio"
+    r"|not compiled|driver|meta tensor|meta device|register_meta|torchvision|torchaudio"
     r"|flashinfer|libcuda|process group|No module named|offline|couldn't connect|LocalEntryNotFound"
     r"|Can't load",
     re.IGNORECASE,

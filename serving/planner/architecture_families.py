@@ -14,6 +14,7 @@ from serving.planner import architecture_dense as dense
 from serving.planner import architecture_hybrid as hybrid
 from serving.planner import architecture_latent as latent
 from serving.planner import architecture_mixture as mixture
+from serving.planner import architecture_transformers as transformers
 from serving.planner.architecture import Layer, Traits
 from serving.planner.architecture_fields import Fields
 from serving.planner.architecture_gemma4 import gemma4
@@ -97,6 +98,11 @@ FAMILIES: dict[str, Family] = {
     "FalconH1ForCausalLM": Family("falcon_h1", hybrid.falcon_h1),
     "Lfm2ForCausalLM": Family("lfm2", hybrid.lfm2, ties_by_default=True),
     "Lfm2MoeForCausalLM": Family("lfm2_moe", hybrid.lfm2, ties_by_default=True),
+    "SmolLM3ForCausalLM": Family("smollm3", transformers.smollm3, ties_by_default=True),
+    "OlmoForCausalLM": Family("olmo", transformers.olmo),
+    "Olmo2ForCausalLM": Family("olmo2", transformers.olmo2),
+    "Olmo3ForCausalLM": Family("olmo3", transformers.olmo3),
+    "Starcoder2ForCausalLM": Family("starcoder2", transformers.starcoder2, ties_by_default=True),
     "Gemma4ForCausalLM": Family("gemma4", gemma4, ties_by_default=True),
     "Gemma3ForConditionalGeneration": Family("gemma3", dense.gemma3, ties_by_default=True, tower="siglip"),
     "Mistral3ForConditionalGeneration": Family("mistral3", dense.llama, tower="pixtral"),

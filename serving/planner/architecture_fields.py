@@ -13,6 +13,14 @@ from typing import Any
 from serving.planner.request import BadPlanInput
 
 NESTED = ("text_config", "language_config", "llm_config", "thinker_config")
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "gemma3_text": {
+        "vocab_size": 262_208, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+        "max_position_embeddings": 131_072, "sliding_window": 4096,
+    },
+}  # fmt: skip
+"""What released multimodal configs leave to the defaults of transformers' class of their text part, by its
+model_type. Others give these sizes; a config that should and does not is a broken one."""
 LARGEST_SIZE = 1 << 24
 LARGEST_LIST = 20_000
 
@@ -41,11 +49,11 @@ class Fields:
         self.config = config
         self.levels = _levels(config)
         self.text = self.levels[0]
-
-    @property
-    def is_nested(self) -> bool:
+        self.is_nested = len(self.levels) > 1
         """Whether the text model's fields lie in a part of their own (a multimodal model)."""
-        return len(self.levels) > 1
+        kind = self.text.get("model_type")
+        if self.is_nested and isinstance(kind, str) and kind in LEFT_OUT:
+            self.levels.append(LEFT_OUT[kind])
 
     def raw(self, *names: str) -> Any:
         """The first value that is given under one of the names, or None."""

@@ -61,6 +61,8 @@ def account_of(
     architecture: Architecture,
     quantization: Quantization,
     weights: Weights | None = None,
+    *,
+    with_memory: bool = True,
 ) -> Account:
     """The account of a known architecture. `request` must be resolved; `weights` of the same topology."""
     weights = weights or weights_of(request, architecture, quantization)
@@ -81,7 +83,7 @@ def account_of(
     ]
     rooms = rooms_of(request, parts, geometry.bytes_per_block)
     memory = None
-    if rooms is not None:
+    if rooms is not None and with_memory:
         memory = memory_of(request, parts, rooms, geometry, kv_bytes, exact=True)
     block = next((spec.block_tokens for layer in specs for spec in layer), DEFAULT_BLOCK_TOKENS)
     return Account(parts, geometry, rooms, memory, block, kv_bytes)

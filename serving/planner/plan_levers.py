@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from serving.planner.architecture import Architecture
+from serving.planner.memory import parts_of, rooms_of
 from serving.planner.plan_accounting import Account, account_of, spare_bytes, weights_of
 from serving.planner.quantization_reading import Quantization
 from serving.planner.refusals import refusals
 from serving.planner.request import PlanRequest
 from serving.planner.result import Verdict
+from serving.planner.weights import Weights
 
 SEQUENCES = (512, 256, 128, 64, 32, 16)
 BATCHES = (8192, 4096, 2048, 1024, 512)
@@ -31,9 +33,11 @@ def best_lever(
     def account(changed: PlanRequest) -> Account | None:
         if refusals(changed, architecture, quantization):
             return None
-        found = account_of(
-            changed, architecture, quantization, known if _topology(changed) == _topology(request) else None
-        )
+        is_same = _topology(changed) == _topology(request)
+        weights = known if is_same else weights_of(changed, architecture, quantization)
+        if weights.problems or not _leaves_room(changed, architecture, weights):
+            return None
+        found = account_of(changed, architecture, quantization, weights, with_memory=False)
         return None if found.problems or found.rooms is None else found
 
     for words, changed in _changes(request, verdict, account):
@@ -41,6 +45,14 @@ def best_lever(
         if found is not None and _holds(changed, found):
             return f"{words} makes it fit."
     return ""
+
+
+def _leaves_room(request: PlanRequest, architecture: Architecture, weights: Weights) -> bool:
+    """Whether any cache is left at the upper estimate: dividing the cache costs more than knowing this."""
+    parts = parts_of(request, architecture, weights.stages)
+    spare = spare_bytes(request, Account(parts), upper=True)
+    rooms = rooms_of(request, parts)
+    return (spare is None or spare >= 0) and rooms is not None and min(rooms.least) > 0
 
 
 def _topology(request: PlanRequest) -> tuple[int, int]:

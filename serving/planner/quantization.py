@@ -43,6 +43,8 @@ class Scheme:
     per_module_bytes: int = 0
     repeats_row_scales: bool = False
     """Scales of all input groups on every rank: GPTQ with reordered activations, or one group per row."""
+    refines_blocks: bool = True
+    """Whether experts that a rank does not hold in whole blocks get finer ones."""
 
     def linear_bytes(self, linear: Linear, dtype_bytes: int) -> int:
         """Bytes of one linear module on one rank, its bias included."""
@@ -80,7 +82,7 @@ class Scheme:
         """Blocks that a rank does not hold whole are refined, down to 32 (refine_fp8_moe_block_shape)."""
         rows, columns = self.block
         inner = experts.intermediate
-        if inner % rows == 0 and inner % columns == 0:
+        if not self.refines_blocks or (inner % rows == 0 and inner % columns == 0):
             return rows, columns
         refined = gcd(rows, columns, inner, experts.hidden)
         return (refined, refined) if refined >= SMALLEST_BLOCK else (rows, columns)

@@ -90,10 +90,12 @@ class Quantization:
         """The main format, for words and for the latency's bytes per weight."""
         return self.targets[0].scheme if self.targets else UNQUANTIZED
 
-    def depends_on(self, layer: int) -> bool:
-        """Whether a list names this very layer, so that it must be sized on its own."""
+    def named_layers(self, layers: int) -> frozenset[int]:
+        """Layers that a list names by number, so that each must be sized on its own."""
         lists = [self.exclusions, *(target.only for target in self.targets if target.only)]
-        return any(one.depends_on_layer or layer in one.numbered_layers for one in lists)
+        if any(one.depends_on_layer for one in lists):
+            return frozenset(range(layers))
+        return frozenset().union(*(one.numbered_layers for one in lists))
 
 
 def read_quantization(fields: Fields, asked: str | None) -> Quantization:
@@ -203,10 +205,7 @@ def _fbgemm_as_released(layers: int) -> Exclusions:
 
 def _bits(section: dict[str, Any], *names: str) -> int:
     value = next((section[name] for name in names if section.get(name) is not None), None)
-    bits = whole_number(value if value is not None else 4, name=names[0], at_most=8)
-    if bits not in (2, 3, 4, 8):
-        raise BadPlanInput(f"{names[0]} is {bits}; vLLM packs weights in 2, 3, 4 or 8 bits.", field=names[0])
-    return bits
+    return whole_number(value if value is not None else 4, name=names[0], at_most=8)
 
 
 def _group_size(value: Any) -> int:
@@ -220,8 +219,11 @@ def _group_size(value: Any) -> int:
 
 
 def _awq(section: dict[str, Any], method: str) -> Quantization:
+    bits = _bits(section, "bits", "w_bit")
+    if bits != 4:
+        return Quantization(method, refusal=f"vLLM serves AWQ in 4 bits only; this checkpoint has {bits}.")
     scheme = awq(
-        bits=_bits(section, "bits", "w_bit"),
+        bits=bits,
         group_size=_group_size(section.get("group_size", section.get("q_group_size"))),
     )
     return Quantization(
@@ -236,20 +238,32 @@ def _awq(section: dict[str, Any], method: str) -> Quantization:
 
 
 def _gptq(section: dict[str, Any], method: str) -> Quantization:
-    if section.get("dynamic"):
+    bits = _bits(section, "bits")
+    if bits not in (4, 8) or section.get("sym") is False:
+        kind = "asymmetric" if section.get("sym") is False else "symmetric"
+        return Quantization(
+            method,
+            refusal=f"vLLM serves symmetric GPTQ in 4 or 8 bits; this checkpoint is {kind} in {bits}.",
+        )
+    rules = section.get("dynamic") or {}
+    if not isinstance(rules, dict):
+        raise BadPlanInput("dynamic must be an object of rules per module.", field="dynamic")
+    if not all(isinstance(rule, str) and rule.startswith("-:") for rule in rules):
         return Quantization(
             method,
             is_known=False,
-            unknown_because="The planner cannot size GPTQ with rules per module (dynamic).",
+            unknown_because="The planner cannot size GPTQ with formats of their own per module (dynamic).",
         )
     scheme = gptq(
-        bits=_bits(section, "bits"),
+        bits=bits,
         group_size=_group_size(section.get("group_size")),
         reorders=section.get("desc_act") is True,
     )
     return Quantization(
         method,
         (Target(scheme),),
+        # Rules that begin with a minus leave modules in 16 bit.
+        read_exclusions([f"re:{rule[2:]}" for rule in rules], mode="regex", name="dynamic"),
         head=section.get("lm_head") is True,
         minimum_capability=MINIMUM_CAPABILITY["gptq"],
     )
@@ -278,6 +292,11 @@ def _compressed(section: dict[str, Any], method: str) -> Quantization:
         raise BadPlanInput(
             f"config_groups has {len(groups):,} groups; at most 64 make sense.", field="config_groups"
         )
+    sparsity = section.get("sparsity_config")
+    if isinstance(sparsity, dict) and sparsity.get("targets"):
+        return Quantization(
+            method, refusal="vLLM dropped sparse compressed-tensors checkpoints (sparsity_config)."
+        )
     whole_format = section.get("format")
     targets = [_group(group, whole_format) for group in (groups or {}).values()]
     if not groups:
@@ -293,7 +312,8 @@ def _compressed(section: dict[str, Any], method: str) -> Quantization:
         method,
         tuple(sorted((target for target in targets if target), key=lambda target: target.only is None)),
         read_exclusions(section.get("ignore"), mode="regex", name="ignore"),
-        head=True,
+        # vLLM's head is no "Linear": it is quantised only where a target names it.
+        head=any(target.only.is_excluded("lm_head") for target in targets if target and target.only),
         kv_cache_dtype="fp8" if isinstance(section.get("kv_cache_scheme"), dict) else None,
         minimum_capability=MINIMUM_CAPABILITY["compressed-tensors"],
     )
@@ -326,7 +346,8 @@ def _compressed_scheme(group: dict[str, Any], layout: Any) -> Scheme | None:
             if not isinstance(block, (list, tuple)) or len(block) != 2:
                 raise BadPlanInput("block_structure must be a pair of numbers.", field="block_structure")
             rows, columns = (whole_number(side, name="block_structure", at_most=1 << 16) for side in block)
-            return fp8("block", block=(rows, columns))
+            # Only the method fp8 divides experts into finer blocks.
+            return replace(fp8("block", block=(rows, columns)), refines_blocks=False)
         if strategy in ("tensor", "channel", None):
             return fp8(strategy or "channel", static_inputs=static)
         return mx(8) if strategy == "group" and size == 32 else None

@@ -17,6 +17,8 @@ Refusal = tuple[str, str]
 
 NO_FLOAT16 = ("gemma2", "gemma3", "gemma3_text", "glm4")
 NO_PIPELINE = ("mamba2", "gemma3n", "zamba2")
+UNNAMED_TEXT_MODEL = ("qwen3_vl", "qwen3_vl_moe")
+"""With stages vLLM looks for the text part's class by its architectures, which these configs do not give."""
 BFLOAT16_CAPABILITY = 80
 
 
@@ -26,6 +28,7 @@ def refusals(request: PlanRequest, architecture: Architecture, quantization: Qua
         *_architecture(architecture),
         *_quantization(request, quantization),
         *_types(request, architecture, quantization),
+        *_windows(architecture),
         *_parallel(request, architecture),
         *_lengths(request, architecture),
     ]
@@ -91,6 +94,23 @@ def _types(request: PlanRequest, architecture: Architecture, quantization: Quant
     return []
 
 
+def _windows(architecture: Architecture) -> list[Refusal]:
+    """vLLM's Qwen 2 class has one attention for all layers: either all keep a window or none."""
+    text, layers = architecture.text, len(architecture.layers)
+    first = text.get("max_window_layers")
+    if architecture.family != "qwen2" or text.get("use_sliding_window") is not True:
+        return []
+    if type(first) is not int or not 0 < first < layers or not text.get("sliding_window"):
+        return []
+    return [
+        (
+            "max_window_layers",
+            f"vLLM does not run a sliding window in some layers only: max_window_layers is {first}, "
+            f"the model has {layers} layers.",
+        )
+    ]
+
+
 def _parallel(request: PlanRequest, architecture: Architecture) -> list[Refusal]:
     tensor, pipeline = request.tensor_parallel_size, request.pipeline_parallel_size
     found: list[Refusal] = []
@@ -105,6 +125,15 @@ def _parallel(request: PlanRequest, architecture: Architecture) -> list[Refusal]
     if pipeline > 1 and architecture.family in NO_PIPELINE:
         found.append(
             ("pipeline_parallel_size", f"{architecture.name} does not support pipeline parallelism.")
+        )
+    is_unnamed = architecture.family in UNNAMED_TEXT_MODEL and not architecture.text.get("architectures")
+    if pipeline > 1 and is_unnamed:
+        found.append(
+            (
+                "pipeline_parallel_size",
+                f"vLLM does not build {architecture.name} in pipeline stages: its text_config names no "
+                "architectures.",
+            )
         )
     if pipeline > len(architecture.layers):
         found.append(

@@ -69,9 +69,7 @@ def plan_weights(
     sizer = _Sizer(architecture, quantization, rank, compute_capability)
     stages = []
     for index, (first, count) in enumerate(stage_layers(len(architecture.layers), pipeline_parallel)):
-        parts: Counter[str] = Counter()
-        for layer_index in range(first, first + count):
-            parts.update(sizer.layer_parts(layer_index))
+        parts = sizer.layers_parts(first, count)
         parts.update(sizer.outer_parts(is_first=index == 0, is_last=index == pipeline_parallel - 1))
         tables = {rope for layer in architecture.layers[first : first + count] for rope in layer.ropes}
         parts["rotary_tables"] = sum(table.table_bytes for table in tables)
@@ -146,17 +144,29 @@ class _Sizer:
         self.rank = rank
         self.compute_capability = compute_capability
         self._pieces: dict[int, list[Piece]] = {}
-        self._parts: dict[tuple[int, int], Counter[str]] = {}
+        self._parts: dict[int, Counter[str]] = {}
+        self._alike = self._first_alike()
 
-    def layer_parts(self, index: int) -> Counter[str]:
-        """Bytes of one layer by part."""
-        layer = self.architecture.layers[index]
-        # Equal layers share one object; only those that a list names by number are sized on their own.
-        named = index if self.quantization.depends_on(index) else -1
-        key = (id(layer), named)
-        if key not in self._parts:
-            self._parts[key] = self._sized(layer, index)
-        return self._parts[key]
+    def layers_parts(self, first: int, count: int) -> Counter[str]:
+        """Bytes of consecutive layers by part."""
+        parts: Counter[str] = Counter()
+        for index, number in Counter(self._alike[first : first + count]).items():
+            if index not in self._parts:
+                self._parts[index] = self._sized(self.architecture.layers[index], index)
+            for part, size in self._parts[index].items():
+                parts[part] += number * size
+        return parts
+
+    def _first_alike(self) -> list[int]:
+        """For every layer the first one of its size: equal layers share one object, and only those that a
+        list names by number are sized on their own."""
+        layers = self.architecture.layers
+        named = self.quantization.named_layers(len(layers))
+        first: dict[int, int] = {}
+        return [
+            index if index in named else first.setdefault(id(layer), index)
+            for index, layer in enumerate(layers)
+        ]
 
     def outer_parts(self, *, is_first: bool, is_last: bool) -> Counter[str]:
         """Embedding, head and last norm of a stage."""

@@ -41,14 +41,11 @@ def check_experts(experts: Experts, scheme: Scheme, rank: Rank) -> None:
     if scheme.scales == "block":
         rows, columns = scheme.block
         whole = share % rows == 0 and (rank.tensor_parallel == 1 or share % columns == 0)
-        if not whole and gcd(rows, columns, share, experts.hidden) < SMALLEST_BLOCK:
-            _refuse(
-                rank,
-                experts.name,
-                "channels",
-                share,
-                f"blocks of {rows} × {columns}, nor finer ones from 32 on",
-            )
+        if not whole and not scheme.refines_blocks:
+            _refuse(rank, experts.name, "channels", share, f"blocks of {rows} × {columns}")
+        elif not whole and gcd(rows, columns, share, experts.hidden) < SMALLEST_BLOCK:
+            finer = f"blocks of {rows} × {columns}, nor finer ones from {SMALLEST_BLOCK} on"
+            _refuse(rank, experts.name, "channels", share, finer)
     elif scheme.scales == "group" and scheme.group_size > 0 and scheme.name != "mxfp4":
         is_split = share != experts.full_intermediate and not scheme.repeats_row_scales
         if is_split and share % scheme.group_size:

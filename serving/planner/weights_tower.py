@@ -43,16 +43,46 @@ def tower_bytes(architecture: Architecture, quantization: Quantization, rank: Ra
     build = TOWERS.get(architecture.tower)
     if build is None:
         return 0
-    element, total = architecture.bytes_per_element, 0
-    for piece in build(architecture, rank):
-        if isinstance(piece, Tensor):
-            total += piece.elements * (piece.bytes_per_element or element)
-        elif isinstance(piece, Linear):
-            scheme = UNQUANTIZED
-            if quantization.method in QUANTIZED_TOWERS and piece.quantizable:
-                scheme = quantization.scheme_of(piece.name, piece.shards)
-            total += scheme.linear_bytes(piece, element)
-    return total
+    if quantization.method not in QUANTIZED_TOWERS:
+        quantization = Quantization()
+    element = architecture.bytes_per_element
+    return sum(_part_bytes(part, quantization, element) for part in build(architecture, rank))
+
+
+def _part_bytes(part: Piece | _Blocks, quantization: Quantization, element: int) -> int:
+    if isinstance(part, _Blocks):
+        return part.total_bytes(quantization, element)
+    if isinstance(part, Tensor):
+        return part.elements * (part.bytes_per_element or element)
+    assert isinstance(part, Linear)
+    scheme = quantization.scheme_of(part.name, part.shards) if part.quantizable else UNQUANTIZED
+    return scheme.linear_bytes(part, element)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Transformer blocks that are all alike but for the number in their name: the modules of one."""
+
+    name: str
+    count: int
+    modules: tuple[Linear, ...]
+
+    def total_bytes(self, quantization: Quantization, element: int) -> int:
+        """Of all blocks; those that an exclusion list names by number are sized on their own."""
+        named = quantization.named_layers(self.count)
+        own = [index for index in range(self.count) if index in named]
+        if len(own) < self.count:
+            alike = min(set(range(self.count)) - set(own))
+            return self._of(alike, quantization, element) * (self.count - len(own)) + sum(
+                self._of(index, quantization, element) for index in own
+            )
+        return sum(self._of(index, quantization, element) for index in own)
+
+    def _of(self, index: int, quantization: Quantization, element: int) -> int:
+        if not quantization.targets:
+            return sum(UNQUANTIZED.linear_bytes(module, element) for module in self.modules)
+        modules = (replace(module, name=f"{self.name}.{index}.{module.name}") for module in self.modules)
+        return sum(_part_bytes(module, quantization, element) for module in modules)
 
 
 def check_tower(config: dict[str, Any], tower: str) -> None:
@@ -119,30 +149,28 @@ def _blocks(
     attention_bias: bool,
     feed_forward_bias: bool,
     norm_elements: int,
-) -> list[Piece]:
+    quantizable: bool = True,
+) -> list[Piece | _Blocks]:
     """The transformer blocks: fused attention and two feed-forward modules each, split by rank."""
     heads = rank.divide(vision.heads, name="vision_config", what="The number of the vision tower's heads")
     width = heads * (vision.hidden // vision.heads)
     inner = rank.divide(
         vision.intermediate, name="vision_config", what="The vision tower's intermediate size"
     )
-    hidden, pieces = vision.hidden, list[Piece]()
-    query, output = attention
-    up, down = feed_forward
-    for index in range(vision.blocks):
-        at = f"{name}.{index}."
-        pieces += [
-            Linear(PART, at + query, hidden, (width,) * 3, hidden, bias=attention_bias,
-                   shards=("q_proj", "k_proj", "v_proj")),
-            Linear(PART, at + output, width, (hidden,), hidden, bias=attention_bias),
-            Linear(PART, at + up, hidden, (inner,) * (2 if gated else 1), hidden, bias=feed_forward_bias,
-                   shards=("gate_proj", "up_proj") if gated else ()),
-            Linear(PART, at + down, inner, (hidden,), vision.intermediate, bias=feed_forward_bias),
-        ]  # fmt: skip
-    return [*pieces, Tensor(PART, vision.blocks * norm_elements)]
+    hidden, (query, output), (up, down) = vision.hidden, attention, feed_forward
+    modules = (
+        Linear(PART, query, hidden, (width,) * 3, hidden, bias=attention_bias,
+               shards=("q_proj", "k_proj", "v_proj"), quantizable=quantizable),
+        Linear(PART, output, width, (hidden,), hidden, bias=attention_bias, quantizable=quantizable),
+        Linear(PART, up, hidden, (inner,) * (2 if gated else 1), hidden, bias=feed_forward_bias,
+               shards=("gate_proj", "up_proj") if gated else (), quantizable=quantizable),
+        Linear(PART, down, inner, (hidden,), vision.intermediate, bias=feed_forward_bias,
+               quantizable=quantizable),
+    )  # fmt: skip
+    return [_Blocks(name, vision.blocks, modules), Tensor(PART, vision.blocks * norm_elements)]
 
 
-def _siglip(architecture: Architecture, rank: Rank) -> list[Piece]:
+def _siglip(architecture: Architecture, rank: Rank) -> list[Piece | _Blocks]:
     """Gemma 3: SigLIP and one projection."""
     vision, fields = _read(architecture.config, "siglip"), _fields(architecture.config)
     hidden = vision.hidden
@@ -163,7 +191,7 @@ def _siglip(architecture: Architecture, rank: Rank) -> list[Piece]:
     ]  # fmt: skip
 
 
-def _pixtral(architecture: Architecture, rank: Rank) -> list[Piece]:
+def _pixtral(architecture: Architecture, rank: Rank) -> list[Piece | _Blocks]:
     """Mistral 3: Pixtral, a patch merger and two projections."""
     vision, config = _read(architecture.config, "pixtral"), Fields(architecture.config)
     hidden, text = vision.hidden, architecture.hidden_size
@@ -202,7 +230,7 @@ def _rotary(vision: _Vision) -> Tensor:
     return Tensor(PART, 8192 * (vision.hidden // vision.heads // 2))
 
 
-def _qwen2(architecture: Architecture, rank: Rank) -> list[Piece]:
+def _qwen2(architecture: Architecture, rank: Rank) -> list[Piece | _Blocks]:
     vision, fields = _read(architecture.config, "qwen2_vl"), _fields(architecture.config)
     hidden = vision.hidden
     ratio = fields.fraction("mlp_ratio", default=4.0, at_most=64)
@@ -223,7 +251,7 @@ def _qwen2(architecture: Architecture, rank: Rank) -> list[Piece]:
     ]  # fmt: skip
 
 
-def _qwen2_5(architecture: Architecture, rank: Rank) -> list[Piece]:
+def _qwen2_5(architecture: Architecture, rank: Rank) -> list[Piece | _Blocks]:
     vision, fields = _read(architecture.config, "qwen2_5_vl"), _fields(architecture.config)
     hidden = vision.hidden
     patch = vision.side**2 * fields.whole("temporal_patch_size", default=2, at_most=64)
@@ -242,7 +270,7 @@ def _qwen2_5(architecture: Architecture, rank: Rank) -> list[Piece]:
     ]  # fmt: skip
 
 
-def _qwen3(architecture: Architecture, rank: Rank) -> list[Piece]:
+def _qwen3(architecture: Architecture, rank: Rank) -> list[Piece | _Blocks]:
     vision, fields = _read(architecture.config, "qwen3_vl"), _fields(architecture.config)
     hidden = vision.hidden
     patch = vision.side**2 * fields.whole("temporal_patch_size", default=2, at_most=64)
@@ -251,7 +279,7 @@ def _qwen3(architecture: Architecture, rank: Rank) -> list[Piece]:
     positions = fields.whole("num_position_embeddings", default=2304)
     deep = len(fields.items("deepstack_visual_indexes", at_most=1000) or [])
     modules = ("linear_fc1", "linear_fc2")
-    pieces = [
+    pieces: list[Piece | _Blocks] = [
         Tensor(PART, hidden * vision.channels * patch + hidden + positions * hidden),
         _rotary(vision),
         *_blocks(
@@ -269,7 +297,7 @@ def _qwen3(architecture: Architecture, rank: Rank) -> list[Piece]:
     return pieces
 
 
-def _llama4(architecture: Architecture, rank: Rank) -> list[Piece]:
+def _llama4(architecture: Architecture, rank: Rank) -> list[Piece | _Blocks]:
     vision, fields = _read(architecture.config, "llama4"), _fields(architecture.config)
     hidden = vision.hidden
     size = fields.whole("image_size", default=448, at_most=1 << 16)
@@ -287,12 +315,12 @@ def _llama4(architecture: Architecture, rank: Rank) -> list[Piece]:
         Tensor(PART, hidden * (patches + 2) + 4 * hidden),
         # Complex rotary factors of every patch and the class token.
         Tensor(PART, (patches + 1) * (hidden // vision.heads // 2), bytes_per_element=8),
-        *_unquantized(_blocks(
+        *_blocks(
             vision, rank, name="vision_model.model.layers",
             attention=("self_attn.qkv_proj", "self_attn.o_proj"),
             feed_forward=("mlp.fc1", "mlp.fc2"), gated=False, attention_bias=True, feed_forward_bias=True,
-            norm_elements=4 * hidden,
-        )),
+            norm_elements=4 * hidden, quantizable=False,
+        ),
         Linear(PART, "vision_model.vision_adapter.mlp.fc1", vision.intermediate, (share,),
                vision.intermediate, bias=bias, quantizable=False),
         Linear(PART, "vision_model.vision_adapter.mlp.fc2", share, (output,), projected, bias=bias,
@@ -301,11 +329,7 @@ def _llama4(architecture: Architecture, rank: Rank) -> list[Piece]:
     ]  # fmt: skip
 
 
-def _unquantized(pieces: list[Piece]) -> list[Piece]:
-    return [replace(piece, quantizable=False) if isinstance(piece, Linear) else piece for piece in pieces]
-
-
-TOWERS: dict[str, Callable[[Architecture, Rank], list[Piece]]] = {
+TOWERS: dict[str, Callable[[Architecture, Rank], list[Piece | _Blocks]]] = {
     "siglip": _siglip,
     "pixtral": _pixtral,
     "qwen2_vl": _qwen2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,47 @@ def test_never_fits_where_the_engine_refused(regime: str) -> None:
     )
     assert plan.verdict in ("tight", "does_not_fit")
     assert plan.lever
+
+
+GPT_OSS_20B = model("openai/gpt-oss-120b")["config"] | {"num_hidden_layers": 24, "num_local_experts": 32}
+DEEPSEEK_R1 = next(f["config"] for f in recording("exact.json")["facts"] if f["name"] == "dsr1")
+BENCHMARKED = {
+    "max_model_len": 16000, "max_num_seqs": 1024, "max_num_batched_tokens": 8192,
+    "gpu_memory_utilization": 0.9,
+}  # fmt: skip
+"""Of llm-d-benchmark's empirical-vllm-memory-results.md, whose rows the recording holds in part."""
+
+
+@pytest.mark.parametrize("regime", ["v1", "v2"])
+@pytest.mark.parametrize(
+    "config",
+    [model("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic")["config"], DEEPSEEK_R1],
+    ids=["Llama-3.3-70B-FP8", "DeepSeek-R1"],
+)
+def test_never_more_than_one_card_holds(config: dict[str, Any], regime: str) -> None:
+    """Logged: -1.44 GiB for the cache, and out of memory while loading."""
+    request = PlanRequest(config, accelerator=card(usable_gib=79.18), **BENCHMARKED, regime=regime)  # type: ignore[arg-type]
+    assert make_plan(request).verdict == "does_not_fit"
+
+
+def test_a_log_that_the_recording_lacks() -> None:
+    request = PlanRequest(GPT_OSS_20B, accelerator=card(usable_gib=79.18), **BENCHMARKED, regime="v1")  # type: ignore[arg-type]
+    memory = make_plan(request).memory
+    assert memory is not None
+    assert memory.stages[0].weight_bytes / GIB == pytest.approx(13.47, rel=3e-3)
+    assert memory.kv_cache_bytes / GIB == pytest.approx(50.28, abs=0.1)
+
+
+def test_the_older_rule_is_no_sharper_than_its_logs() -> None:
+    """A cache that is a few MiB too small by the rule, or large enough by as little, is tight."""
+    request = PlanRequest(
+        model("Qwen/Qwen3-32B")["config"], accelerator=card(usable_gib=79.18), **BENCHMARKED, regime="v1"
+    )  # type: ignore[arg-type]
+    memory = make_plan(request).memory
+    assert memory is not None
+    longest = memory.kv_cache_tokens
+    for length in (longest - 32, longest + 32):
+        assert make_plan(replace(request, max_model_len=length)).verdict == "tight"
 
 
 def test_a_lever_holds_what_it_promises() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from serving.planner.plan import make_plan
 from serving.planner.request import GIB, PlanRequest
 from serving.planner.result import Plan
 from tests.unit.planner.recorded import card, model, recording
+from tests.unit.planner.test_vision_towers import QWEN_3_VL_30B
 
 CASES = recording("models.json")["refusals"]["cases"]
 LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
@@ -115,3 +117,66 @@ def test_an_architecture_that_vllm_dropped() -> None:
     found = make_plan(PlanRequest(config, accelerator=card(usable_gib=79.18)))
     assert (found.verdict, found.refused_field) == ("refused", "architectures")
     assert "0.23.0" in found.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("section", "word"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": False}, "asymmetric"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128, "sym": True}, "3"),
+        ({"quant_method": "awq", "bits": 8, "group_size": 128, "zero_point": True}, "4 bits"),
+        (
+            {
+                "quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {},
+                "sparsity_config": {"format": "sparse-24-bitmask", "targets": ["Linear"]},
+            },
+            "sparse",
+        ),
+    ],
+)  # fmt: skip
+def test_formats_that_the_engine_has_no_kernel_for(section: dict[str, Any], word: str) -> None:
+    config = model(LLAMA)["config"] | {"quantization_config": section}
+    found = make_plan(PlanRequest(config, accelerator=card(usable_gib=79.18)))
+    assert (found.verdict, found.refused_field) == ("refused", "quantization")
+    assert word in found.reasons[0]
+
+
+def test_a_window_in_some_layers_only_of_qwen_2() -> None:
+    sliding = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 14}
+    config = model("Qwen/Qwen2.5-7B-Instruct")["config"] | sliding
+    found = make_plan(PlanRequest(config, accelerator=card(usable_gib=79.18)))
+    assert (found.verdict, found.refused_field) == ("refused", "max_window_layers")
+    everywhere = make_plan(
+        PlanRequest(config | {"max_window_layers": 28}, accelerator=card(usable_gib=79.18))
+    )
+    assert everywhere.verdict == "fits"
+
+
+def test_experts_of_compressed_tensors_get_no_finer_blocks() -> None:
+    weights = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]}
+    config = model("Qwen/Qwen3-235B-A22B")["config"] | {
+        "moe_intermediate_size": 768,
+        "quantization_config": {
+            "quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"],
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
+        },
+    }  # fmt: skip
+    request = PlanRequest(
+        config, accelerator=card(usable_gib=79.18), tensor_parallel_size=4, kv_cache_memory_bytes=GIB
+    )
+    found = make_plan(request)
+    assert (found.verdict, found.refused_field) == ("refused", "quantization_config")
+    finer = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
+    assert make_plan(replace(request, config=config | {"quantization_config": finer})).verdict != "refused"
+
+
+def test_qwen_3_vl_has_no_stages() -> None:
+    request = PlanRequest(
+        QWEN_3_VL_30B, accelerator=card(usable_gib=79.18), pipeline_parallel_size=2, max_model_len=4096
+    )
+    found = make_plan(request)
+    assert (found.verdict, found.refused_field) == ("refused", "pipeline_parallel_size")
+    named = QWEN_3_VL_30B | {
+        "text_config": QWEN_3_VL_30B["text_config"] | {"architectures": ["Qwen3MoeForCausalLM"]}
+    }
+    assert make_plan(replace(request, config=named)).verdict == "fits"

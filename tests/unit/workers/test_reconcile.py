@@ -175,6 +175,20 @@ def test_an_engine_edit_is_proven_again_and_bills_both_replicas(
     assert (old.revision, new.revision) == (1, 2)
 
 
+def test_a_replica_that_ray_leaves_out_once_goes_on_where_it_was(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    engine = ray._engine("model-chat")
+    replicas, engine["replicas"] = engine["replicas"], []
+    reconcile()
+    assert Replica.objects.get().ended_at is not None
+    engine["replicas"] = replicas
+    reconcile()
+    assert Replica.objects.get().ended_at is None
+
+
 def test_stop_frees_it_and_start_brings_it_back(
     ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
 ) -> None:
