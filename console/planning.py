@@ -96,17 +96,16 @@ def request_of(
     check_request(request)
     if accelerator is None:
         return request
-    # As the topologies' table has it, so that both predict the same.
+    per_node = accelerator.accelerators_per_node
+    return replace(request, nodes_per_replica=_nodes_per_replica(engine, live, usual_per_node=per_node))
+
+
+def _nodes_per_replica(engine: EngineSpec, live: list[Node], *, usual_per_node: int) -> int:
+    """As the topologies' table has it, so that both predict the same."""
     there = {node.node_id: node.accelerators.get(engine.accelerator_type or "", 0) for node in live}
     group = placement_group(engine, tp_may_span_nodes=engine.tp_may_span_nodes)
-    return replace(
-        request,
-        nodes_per_replica=nodes_taken(
-            group,
-            {node_id: count for node_id, count in there.items() if count},
-            usual_per_node=accelerator.accelerators_per_node,
-        ),
-    )
+    total = {node_id: count for node_id, count in there.items() if count}
+    return nodes_taken(group, total, usual_per_node=usual_per_node)
 
 
 def _planned_arguments(engine: EngineSpec) -> dict[str, Any]:

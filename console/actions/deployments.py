@@ -146,18 +146,8 @@ def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int |
     version = deployment.version if expected_version is None else expected_version
     if deployment.version != version:
         raise _conflict(deployment)
-    earlier = deployment.revisions.filter(number=revision).first()
-    if earlier is None:
-        raise NotFound(f"{name} has no revision {revision}.", field="revision")
-    old, engine = engine_of(deployment), EngineSpec(**earlier.engine)
-    if engine == old:
-        raise InvalidSpec(f"Revision {revision} is what {name} already has.", field="revision")
-    registered = RegisteredModel.objects.filter(name=engine.model).first()
-    if registered is None:
-        raise InvalidSpec(
-            f"Revision {revision} used the model {engine.model}, which is not registered any more.",
-            field="revision",
-        )
+    earlier, engine, registered = _earlier(deployment, revision)
+    old = engine_of(deployment)
     old_capacity = capacity_of(deployment)
     capacity = edited_capacity(old_capacity, {}, old.accelerator_type, engine)
     plan, kept = _plan_again(engine, registered, capacity, earlier)
@@ -368,6 +358,23 @@ def _has_automatic_cache(deployment: Deployment, engine: EngineSpec) -> bool:
 def _differs(one: EngineSpec, other: EngineSpec) -> bool:
     """Whether replicas would differ. Who sized the KV cache makes no difference to them."""
     return one.model_copy(update={"kv_cache_is_automatic": other.kv_cache_is_automatic}) != other
+
+
+def _earlier(deployment: Deployment, number: int) -> tuple[Revision, EngineSpec, RegisteredModel]:
+    """The revision to return to, its engine and its model; raises where there is no way back."""
+    earlier = deployment.revisions.filter(number=number).first()
+    if earlier is None:
+        raise NotFound(f"{deployment.name} has no revision {number}.", field="revision")
+    engine = EngineSpec(**earlier.engine)
+    if not _differs(engine, engine_of(deployment)):
+        raise InvalidSpec(f"Revision {number} is what {deployment.name} already has.", field="revision")
+    registered = RegisteredModel.objects.filter(name=engine.model).first()
+    if registered is None:
+        raise InvalidSpec(
+            f"Revision {number} used the model {engine.model}, which is not registered any more.",
+            field="revision",
+        )
+    return earlier, engine, registered
 
 
 def _plan_again(
