@@ -69,6 +69,7 @@ def _latency(key: str, title: str, hint: str, format_name: str) -> Chart:
         traces=(
             Trace(f"{key}_p50_s", "p50", "p50", hover="%{y:.3s}s"),
             Trace(f"{key}_p95_s", "p95", "p95", hover="%{y:.3s}s"),
+            Trace(f"{key}_p99_s", "p99", "p99", hover="%{y:.3s}s"),
         ),
         headlines=(
             Headline(f"{key}_p95_s", format_name, "p95", keep=True),
@@ -87,6 +88,7 @@ CHARTS = {
         ),
         _latency("tpot", "Time per output token", "TPOT: between two tokens of one reply", "ms"),
         _latency("e2e", "End-to-end latency", "From the request to the end of its reply", "seconds"),
+        _latency("queue", "Queue time", "Waiting in the engine before it began to read the prompt", "ms"),
         Chart(
             key="requests",
             title="Requests",

@@ -15,6 +15,8 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
 
+from console.columns import CountsField
+
 
 class Role(models.TextChoices):
     """What a person or token may do; each role includes the ones before it."""
@@ -405,7 +407,10 @@ class Sample(models.Model):
     window's percentile is exact to its bucket.
     """
 
-    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="samples")
+    # Without an index of its own: the unique one below begins with it.
+    deployment = models.ForeignKey(
+        Deployment, on_delete=models.CASCADE, related_name="samples", db_index=False
+    )
     resolution_s = models.PositiveIntegerField()
     at = models.BigIntegerField(help_text="start of the interval, epoch seconds")
     requests_running = models.FloatField(null=True)
@@ -420,14 +425,22 @@ class Sample(models.Model):
     kv_cache_bytes = models.BigIntegerField(null=True)
     rest_bytes = models.BigIntegerField(null=True)
     cost_per_hour_usd = models.DecimalField(max_digits=14, decimal_places=6, null=True)
-    ttft = models.JSONField(default=dict)
-    tpot = models.JSONField(default=dict)
-    e2e = models.JSONField(default=dict)
+    ttft = CountsField(default=dict)
+    tpot = CountsField(default=dict)
+    e2e = CountsField(default=dict)
+    queue = CountsField(default=dict)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["deployment", "resolution_s", "at"], name="sample_unique")
         ]
+
+
+class SampleMark(models.Model):
+    """Up to when the samples of one resolution are complete: whatever ends later is still to be rolled up."""
+
+    resolution_s = models.PositiveIntegerField(primary_key=True)
+    complete_to = models.BigIntegerField(default=0, help_text="epoch seconds")
 
 
 class RequestRecord(models.Model):

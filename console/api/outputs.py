@@ -236,6 +236,30 @@ class PointsOut(Schema):
     points: list[dict[str, Any]]
 
 
+class LatencyOut(Schema):
+    """One latency of a window; null where no request told it."""
+
+    count: int = Field(description="requests that told it")
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+
+
+class PercentilesOut(Schema):
+    """Percentiles of a window, from summed bucket counts: each within 5 % of the true value."""
+
+    from_: int = Field(
+        validation_alias="from",
+        serialization_alias="from",
+        description="epoch seconds; the window is widened to whole rows: 1 s within the last hour, 10 s "
+        "within a day, 60 s within 30 days",
+    )
+    to: int
+    requests: int
+    failed: int
+    latencies: dict[str, LatencyOut] = Field(description="ttft, tpot, e2e and queue")
+
+
 class KeyOut(Schema):
     """A gateway key; its secret is not stored and cannot be shown again."""
 

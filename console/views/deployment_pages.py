@@ -5,6 +5,7 @@ of. Reads only; the verbs are in console/views/deployments.py.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -15,7 +16,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.views.decorators.http import require_GET
 
-from console import charts, costs, fleet, history, plan_checks, snippets, states
+from console import charts, costs, fleet, history, percentiles, plan_checks, snippets, states
 from console.auth import require
 from console.desired import desired_document
 from console.differences import differences
@@ -25,6 +26,7 @@ from serving.errors import NotPlaceable, RaydeckError
 from serving.render import app_name, redacted
 
 CHART_KEYS = ("ttft", "tpot", "e2e", "requests", "tokens", "kv", "memory", "replicas", "cost")
+METRICS_KEYS = ("ttft", "tpot", "e2e", "queue", *CHART_KEYS[3:])
 TABS = (
     ("deployment", "Overview"),
     ("deployment-metrics", "Metrics"),
@@ -102,8 +104,12 @@ def points(request: HttpRequest, name: str) -> JsonResponse:
 def metrics(request: HttpRequest, name: str) -> HttpResponse:
     """All charts, large."""
     deployment = find(name)
-    now = time.time()
-    context = {**frame(deployment, "deployment-metrics", now), **_charts(request, deployment, now)}
+    now, window_s = time.time(), range_of(request).window_s
+    context = {
+        **frame(deployment, "deployment-metrics", now),
+        **_charts(request, deployment, now, METRICS_KEYS),
+        "percentiles": percentiles.summary(deployment, start=now - window_s, end=now, now=now),
+    }
     return render(request, "deployments/metrics.html", context)
 
 
@@ -205,11 +211,13 @@ def frame(deployment: Deployment, tab: str, now: float) -> dict[str, Any]:
     }
 
 
-def _charts(request: HttpRequest, deployment: Deployment, now: float) -> dict[str, Any]:
+def _charts(
+    request: HttpRequest, deployment: Deployment, now: float, keys: Sequence[str] = CHART_KEYS
+) -> dict[str, Any]:
     time_range = range_of(request)
     past = charts.for_page(history.points(deployment=deployment, window_s=time_range.window_s, now=now))
     topic = f"deployment:{deployment.name}"
-    shown = [charts.CHARTS[key] for key in CHART_KEYS]
+    shown = [charts.CHARTS[key] for key in keys]
     return {
         "range": time_range,
         "cards": [charts.card(chart, past, topic) for chart in shown],

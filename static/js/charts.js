@@ -100,6 +100,7 @@ function transparent(colour, share) {
 const ROLES = {
   p50: { width: 1.25, line: 0.75, surface: 0 },
   p95: { width: 1.75, line: 1, surface: 0.12 },
+  p99: { width: 1, line: 0.7, surface: 0, dash: 'dot' },
   line: { width: 1.5, line: 1, surface: 0 },
   area: { width: 1.5, line: 1, surface: 0.14 },
   stack: { width: 1, line: 1, surface: 0.55 },
@@ -131,14 +132,14 @@ function tracesOf(figure, topic) {
 }
 
 function lineOf(trace, { x, y, values, paint, role }) {
-  const { width, line, shape } = ROLES[role];
+  const { width, line, shape, dash } = ROLES[role];
   const drawn = {
     ...trace,
     x,
     y,
     customdata: values,
     hovertemplate: trace.hovertemplate.replace('%{y', '%{customdata'),
-    line: { color: transparent(paint, line), width, shape },
+    line: { color: transparent(paint, line), width, shape, dash },
   };
   // A value between two gaps has no line to be seen on, so it gets a dot.
   const alone = y.map((value, i) => value !== null && missing(y[i - 1]) && missing(y[i + 1]));
