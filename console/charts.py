@@ -242,8 +242,11 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def card(chart: Chart, history: Mapping[str, Any], topic: str) -> dict[str, Any]:
-    """What the template of a chart needs: current values as text, a sentence for its accessible name."""
+def card(
+    chart: Chart, history: Mapping[str, Any], topic: str, *, slo_s: float | None = None
+) -> dict[str, Any]:
+    """What the template of a chart needs: current values as text, a sentence for its accessible name. `slo_s`
+    is the threshold in seconds that is drawn across it."""
     points: list[dict[str, Any]] = history.get("points") or []
     heads = []
     for headline in chart.headlines:
@@ -256,7 +259,9 @@ def card(chart: Chart, history: Mapping[str, Any], topic: str) -> dict[str, Any]
         "chart": chart,
         "topic": topic,
         "heads": heads,
-        "sentence": f"{chart.title}: {words}",
+        "sentence": f"{chart.title}: {words}" + (f", objective {formats.ms(slo_s)}" if slo_s else ""),
+        "slo_s": slo_s,
+        "slo_label": formats.ms(slo_s) if slo_s else "",
         "has_points": has_points,
     }
 

@@ -25,7 +25,7 @@ RETENTION_S: dict[int, int] = {
 
 POINTS_MAX = 300
 BUCKETS_S = (
-    *(1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 2400),
+    *(1, 2, 3, 5, 10, 20, 30, 60, 120, 300, 600, 900, 1200, 1800),
     *(HOUR_S, 2 * HOUR_S, 3 * HOUR_S, 6 * HOUR_S, 12 * HOUR_S, DAY_S, 2 * DAY_S),
 )
 """Bucket lengths a chart may have; from 10 s on each is a multiple of the rows it is made of."""

@@ -11,6 +11,7 @@ from console.actions.accelerators import (
     remove_accelerator,
     reset_accelerator,
 )
+from console.actions.alerts import edit_webhook, send_test
 from console.actions.deployments import (
     create_deployment,
     delete_deployment,
@@ -22,6 +23,7 @@ from console.actions.deployments import (
 )
 from console.actions.keys import create_key, revoke_key
 from console.actions.models import delete_model, edit_model, inspect_model, register_model
+from console.actions.slo import edit_slo
 from console.events import SYSTEM, Actor
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "edit_accelerator",
     "edit_deployment",
     "edit_model",
+    "edit_slo",
+    "edit_webhook",
     "inspect_model",
     "register_model",
     "remove_accelerator",
@@ -43,6 +47,7 @@ __all__ = [
     "retry_deployment",
     "revoke_key",
     "roll_back",
+    "send_test",
     "start_deployment",
     "stop_deployment",
 ]

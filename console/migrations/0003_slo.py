@@ -1,3 +1,5 @@
+import uuid
+
 import django.db.models.deletion
 from django.db import migrations, models
 
@@ -59,5 +61,156 @@ class Migration(migrations.Migration):
                 ("resolution_s", models.PositiveIntegerField(primary_key=True, serialize=False)),
                 ("complete_to", models.BigIntegerField(default=0, help_text="epoch seconds")),
             ],
+        ),
+        migrations.CreateModel(
+            name="AlertWebhook",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("url", models.CharField(blank=True, max_length=500)),
+                ("secret_encrypted", models.TextField(blank=True)),
+                ("enabled", models.BooleanField(default=False)),
+                ("sends_fast", models.BooleanField(default=True)),
+                ("sends_slow", models.BooleanField(default=True)),
+                ("sends_resolved", models.BooleanField(default=True)),
+                ("version", models.PositiveIntegerField(default=1)),
+                ("updated_at", models.DateTimeField(auto_now=True)),
+            ],
+        ),
+        migrations.CreateModel(
+            name="Alert",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("deployment_name", models.CharField(max_length=40)),
+                ("objective", models.CharField(help_text="ttft, tpot or errors", max_length=8)),
+                (
+                    "speed",
+                    models.CharField(choices=[("fast", "Fast burn"), ("slow", "Slow burn")], max_length=4),
+                ),
+                ("long_window_s", models.PositiveIntegerField()),
+                ("short_window_s", models.PositiveIntegerField()),
+                ("factor", models.FloatField()),
+                ("target", models.FloatField()),
+                ("limit_s", models.FloatField(null=True)),
+                ("burn_rate", models.FloatField(help_text="of the long window when it opened")),
+                ("opened_at", models.FloatField(db_index=True)),
+                ("resolved_at", models.FloatField(null=True)),
+                ("reason", models.CharField(blank=True, help_text="why it was resolved", max_length=100)),
+                (
+                    "deployment",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="alerts",
+                        to="console.deployment",
+                    ),
+                ),
+            ],
+            options={
+                "ordering": ["-id"],
+            },
+        ),
+        migrations.CreateModel(
+            name="Slo",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("ttft_s", models.FloatField(blank=True, null=True)),
+                ("tpot_s", models.FloatField(blank=True, null=True)),
+                ("latency_target", models.FloatField(default=0.95)),
+                ("success_target", models.FloatField(blank=True, null=True)),
+                ("window_days", models.PositiveSmallIntegerField(default=30)),
+                (
+                    "deployment",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="slo",
+                        to="console.deployment",
+                    ),
+                ),
+            ],
+        ),
+        migrations.CreateModel(
+            name="SloStatus",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("evaluated_at", models.FloatField()),
+                ("objectives", models.JSONField(default=list)),
+                (
+                    "deployment",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="slo_status",
+                        to="console.deployment",
+                    ),
+                ),
+            ],
+        ),
+        migrations.CreateModel(
+            name="WebhookDelivery",
+            fields=[
+                (
+                    "id",
+                    models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False),
+                ),
+                ("event", models.CharField(help_text="alert.opened, alert.resolved or test", max_length=20)),
+                ("body", models.JSONField(default=dict)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[("queued", "Waiting"), ("delivered", "Delivered"), ("failed", "Given up")],
+                        default="queued",
+                        max_length=9,
+                    ),
+                ),
+                ("attempts", models.PositiveSmallIntegerField(default=0)),
+                ("last_status", models.PositiveSmallIntegerField(null=True)),
+                ("last_error", models.CharField(blank=True, max_length=200)),
+                ("created_at", models.FloatField()),
+                ("next_at", models.FloatField()),
+                ("finished_at", models.FloatField(null=True)),
+                (
+                    "alert",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="deliveries",
+                        to="console.alert",
+                    ),
+                ),
+            ],
+            options={
+                "ordering": ["-created_at"],
+            },
+        ),
+        migrations.AddConstraint(
+            model_name="alert",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("resolved_at", None)),
+                fields=("deployment_name", "objective", "speed"),
+                name="alert_open_once",
+            ),
+        ),
+        migrations.AddIndex(
+            model_name="webhookdelivery",
+            index=models.Index(fields=["status", "next_at"], name="console_web_status_f8a055_idx"),
         ),
     ]

@@ -182,7 +182,23 @@ function addPolygon(outline, { x, y, floor, begin, end, isStep }) {
   outline.y.push(null);
 }
 
-function layoutOf(figure, topic) {
+// The objective's threshold: a dashed line with its value at the right, always inside the axis.
+function sloOf({ slo, sloLabel }) {
+  if (!slo) return {};
+  const paint = css('--slo');
+  return {
+    shapes: [{
+      type: 'line', xref: 'paper', x0: 0, x1: 1, y0: Number(slo), y1: Number(slo),
+      line: { color: paint, width: 1.25, dash: 'dash' },
+    }],
+    annotations: [{
+      xref: 'paper', x: 1, xanchor: 'right', y: Number(slo), yanchor: 'bottom', text: sloLabel,
+      showarrow: false, font: { size: 11, color: paint },
+    }],
+  };
+}
+
+function layoutOf(figure, topic, data) {
   const axis = {
     gridcolor: css('--grid'), zeroline: false, linecolor: css('--border-2'), tickcolor: css('--border-2'),
     tickfont: { size: 11, color: css('--text-3') }, fixedrange: true, automargin: false,
@@ -203,7 +219,11 @@ function layoutOf(figure, topic) {
       ...axis, type: 'date', range, showgrid: false, ticks: 'outside', ticklen: 4, nticks: 5,
       tickformat: store?.window_s > 86400 ? '%-d %b' : '%H:%M', hoverformat: '%H:%M:%S',
     },
-    yaxis: { ...axis, nticks: 4, ticks: '', ...figure.layout.yaxis },
+    yaxis: {
+      ...axis, nticks: 4, ticks: '', ...figure.layout.yaxis,
+      ...(data.slo ? { autorangeoptions: { include: Number(data.slo) * 1.15 } } : {}),
+    },
+    ...sloOf(data),
     datarevision: Date.now(),
   };
 }
@@ -213,7 +233,7 @@ function draw(chart) {
   const hasValues = data.some((trace) => trace.y.some((value) => value !== null));
   chart.element.parentElement.querySelector('[data-empty]').hidden = hasValues;
   chart.element.classList.toggle('ch-hidden', !hasValues);
-  Plotly.react(chart.element, data, layoutOf(chart.figure, chart.topic), CONFIG);
+  Plotly.react(chart.element, data, layoutOf(chart.figure, chart.topic, chart.element.dataset), CONFIG);
 }
 
 let drawing = false;
