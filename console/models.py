@@ -473,6 +473,52 @@ class SampleMark(models.Model):
     complete_to = models.BigIntegerField(default=0, help_text="epoch seconds")
 
 
+class RequestTotal(models.Model):
+    """All requests ever counted with these labels; only ever grows, unlike the ledger. `key_number` 0: none.
+
+    `deployment_name` is empty where the caller named one that does not exist, so that the labels stay few.
+    """
+
+    deployment_name = models.CharField(max_length=40, blank=True)
+    key_number = models.BigIntegerField(default=0)
+    status = models.PositiveSmallIntegerField()
+    outcome = models.CharField(max_length=10)
+    requests = models.BigIntegerField(default=0)
+    prompt_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    completion_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["deployment_name", "key_number", "status", "outcome"], name="request_total_unique"
+            )
+        ]
+
+
+class LatencyTotal(models.Model):
+    """All latencies of a deployment ever counted: buckets as in Sample, and their sums in seconds."""
+
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="latency_total")
+    ttft = CountsField(default=dict)
+    tpot = CountsField(default=dict)
+    e2e = CountsField(default=dict)
+    queue = CountsField(default=dict)
+    ttft_sum_s = models.FloatField(default=0.0)
+    tpot_sum_s = models.FloatField(default=0.0)
+    e2e_sum_s = models.FloatField(default=0.0)
+    queue_sum_s = models.FloatField(default=0.0)
+
+
+class GatewayHealth(models.Model):
+    """What the gateway that answered last says of its usage records. One row, primary key 1."""
+
+    queued = models.BigIntegerField(default=0)
+    spooled_bytes = models.BigIntegerField(default=0)
+    unrecorded = models.BigIntegerField(default=0, help_text="since that gateway replica started")
+    observed_at = models.FloatField()
+
+
 class RequestRecord(models.Model):
     """One finished, failed, aborted or refused request as the gateway reported it; inserted once by id."""
 

@@ -97,6 +97,13 @@ class Finished:
     tpot: histogram.Counts = field(default_factory=dict)
     e2e: histogram.Counts = field(default_factory=dict)
     queue: histogram.Counts = field(default_factory=dict)
+    sums_s: dict[str, float] = field(default_factory=dict)
+
+    def observe(self, name: str, value_s: float | None) -> None:
+        """Count one latency, in its buckets and in its sum; None was not measured."""
+        if value_s is not None:
+            histogram.observe(getattr(self, name), value_s)
+            self.sums_s[name] = self.sums_s.get(name, 0.0) + value_s
 
 
 def build(
@@ -219,14 +226,11 @@ def _count(into: Finished, record: UsageRecord) -> None:
         into.requests_failed += 1
         return
     into.requests_ok += 1
-    if record.first_token_s is not None:
-        histogram.observe(into.ttft, record.first_token_s)
-    if record.per_token_s is not None:
-        histogram.observe(into.tpot, record.per_token_s)
-    if record.queue_s is not None:
-        histogram.observe(into.queue, record.queue_s)
-    if record.e2e_s is not None and record.outcome == "ok":
-        histogram.observe(into.e2e, record.e2e_s)
+    into.observe("ttft", record.first_token_s)
+    into.observe("tpot", record.per_token_s)
+    into.observe("queue", record.queue_s)
+    if record.outcome == "ok":
+        into.observe("e2e", record.e2e_s)
 
 
 def add_to_row(row: Sample, finished: Finished) -> None:

@@ -35,6 +35,14 @@ def slo() -> None:
     evaluate_in_turn()
 
 
+@shared_task(name="workers.gateway_health", ignore_result=True)
+def gateway_health() -> None:
+    """Note how a gateway's usage records fare."""
+    from workers.gateway_health import note_gateway_health
+
+    note_gateway_health()
+
+
 @shared_task(name="workers.webhooks", ignore_result=True)
 def webhooks() -> None:
     """Send the messages that are due."""

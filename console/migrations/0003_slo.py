@@ -213,4 +213,76 @@ class Migration(migrations.Migration):
             model_name="webhookdelivery",
             index=models.Index(fields=["status", "next_at"], name="console_web_status_f8a055_idx"),
         ),
+        migrations.CreateModel(
+            name="GatewayHealth",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("queued", models.BigIntegerField(default=0)),
+                ("spooled_bytes", models.BigIntegerField(default=0)),
+                (
+                    "unrecorded",
+                    models.BigIntegerField(default=0, help_text="since that gateway replica started"),
+                ),
+                ("observed_at", models.FloatField()),
+            ],
+        ),
+        migrations.CreateModel(
+            name="LatencyTotal",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("ttft", console.columns.CountsField(default=dict)),
+                ("tpot", console.columns.CountsField(default=dict)),
+                ("e2e", console.columns.CountsField(default=dict)),
+                ("queue", console.columns.CountsField(default=dict)),
+                ("ttft_sum_s", models.FloatField(default=0.0)),
+                ("tpot_sum_s", models.FloatField(default=0.0)),
+                ("e2e_sum_s", models.FloatField(default=0.0)),
+                ("queue_sum_s", models.FloatField(default=0.0)),
+                (
+                    "deployment",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="latency_total",
+                        to="console.deployment",
+                    ),
+                ),
+            ],
+        ),
+        migrations.CreateModel(
+            name="RequestTotal",
+            fields=[
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("deployment_name", models.CharField(blank=True, max_length=40)),
+                ("key_number", models.BigIntegerField(default=0)),
+                ("status", models.PositiveSmallIntegerField()),
+                ("outcome", models.CharField(max_length=10)),
+                ("requests", models.BigIntegerField(default=0)),
+                ("prompt_tokens", models.BigIntegerField(default=0)),
+                ("cached_tokens", models.BigIntegerField(default=0)),
+                ("completion_tokens", models.BigIntegerField(default=0)),
+            ],
+            options={
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("deployment_name", "key_number", "status", "outcome"),
+                        name="request_total_unique",
+                    )
+                ],
+            },
+        ),
     ]
