@@ -123,7 +123,7 @@ def _card_row(row: dict[str, Any]) -> dict[str, Any]:
     elif left >= 0:
         words = f"{math.floor(left * 100)}% of the error budget left"
     else:
-        words = f"error budget overspent {1 - left:,.1f} times"
+        words = f"{1 - left:,.1f} times the error budget spent"
     hour = row["burn_rates"].get("3600")
     return {
         **row,

@@ -55,7 +55,7 @@ class SloForm(RefusingForm):
         values: dict[str, Any] = {"expected_version": version, "window_days": spec.window_days}
         for name, shown in SHOWN.items():
             value = getattr(spec, name)
-            values[shown] = None if value is None else float(f"{value * SCALE[shown]:.10g}")
+            values[shown] = None if value is None else f"{value * SCALE[shown]:.10g}"
         return cls(initial=values)
 
     def changes(self) -> dict[str, Any]:

@@ -143,8 +143,8 @@ async def _resolved(parts: SplitResult, allow_private: bool) -> Address:
     # One forbidden address among several is enough: which one is taken would be chance.
     if not addresses or not all(is_allowed(one, allow_private=allow_private) for one in addresses):
         raise NotAllowed(
-            "The name leads to an address inside the network or to none; RAYDECK_WEBHOOK_ALLOW_PRIVATE=1 "
-            "allows loopback and private ones."
+            "It leads to an address inside the network; RAYDECK_WEBHOOK_ALLOW_PRIVATE=1 allows loopback and "
+            "private ones."
         )
     return addresses[0]
 

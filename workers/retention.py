@@ -64,7 +64,7 @@ def roll_up(now: float) -> int:
             rows, complete = _roll_up_from(source_s, target_s, ids=ids, complete=complete)
             written += rows
         else:
-            complete = marks[target_s]
+            complete = marks.get(target_s, 0)
     return written
 
 

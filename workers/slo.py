@@ -67,9 +67,10 @@ def evaluate(now: float, *, token: int) -> None:
     with transaction.atomic():
         if not lease.holds(LEASE, token=token, now=time.time()):
             return
+        # First: a new deployment may carry the name of a deleted one whose alert is still open.
+        _forget({row.pk: spec.objectives for row, spec in specs}, now)
         for deployment, spec in specs:
             _judge(deployment, spec, found, now)
-        _forget({row.pk: spec.objectives for row, spec in specs}, now)
 
 
 def _windows(

@@ -125,6 +125,16 @@ def test_what_is_promised_no_more_is_over_and_so_is_a_deleted_deployment() -> No
     assert set(gone.values_list("reason", flat=True)) == {"the deployment was deleted"}
 
 
+def test_a_new_deployment_with_the_name_of_a_burning_one_starts_anew() -> None:
+    burning()
+    judge()
+    actions.delete_deployment(actor=actions.SYSTEM, name="demo")
+    burning()
+    judge()
+    assert Alert.objects.filter(resolved_at=None).count() == 2
+    assert Alert.objects.exclude(resolved_at=None).count() == 2
+
+
 def test_messages_are_queued_for_the_alerts_that_are_wanted(
     wakes: list[str], django_capture_on_commit_callbacks: Any
 ) -> None:
