@@ -69,6 +69,7 @@ def _latency(key: str, title: str, hint: str, format_name: str) -> Chart:
         traces=(
             Trace(f"{key}_p50_s", "p50", "p50", hover="%{y:.3s}s"),
             Trace(f"{key}_p95_s", "p95", "p95", hover="%{y:.3s}s"),
+            Trace(f"{key}_p99_s", "p99", "p99", hover="%{y:.3s}s"),
         ),
         headlines=(
             Headline(f"{key}_p95_s", format_name, "p95", keep=True),
@@ -87,6 +88,7 @@ CHARTS = {
         ),
         _latency("tpot", "Time per output token", "TPOT: between two tokens of one reply", "ms"),
         _latency("e2e", "End-to-end latency", "From the request to the end of its reply", "seconds"),
+        _latency("queue", "Queue time", "Waiting in the engine before it began to read the prompt", "ms"),
         Chart(
             key="requests",
             title="Requests",
@@ -240,8 +242,11 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def card(chart: Chart, history: Mapping[str, Any], topic: str) -> dict[str, Any]:
-    """What the template of a chart needs: current values as text, a sentence for its accessible name."""
+def card(
+    chart: Chart, history: Mapping[str, Any], topic: str, *, slo_s: float | None = None
+) -> dict[str, Any]:
+    """What the template of a chart needs: current values as text, a sentence for its accessible name. `slo_s`
+    is the threshold in seconds that is drawn across it."""
     points: list[dict[str, Any]] = history.get("points") or []
     heads = []
     for headline in chart.headlines:
@@ -254,7 +259,9 @@ def card(chart: Chart, history: Mapping[str, Any], topic: str) -> dict[str, Any]
         "chart": chart,
         "topic": topic,
         "heads": heads,
-        "sentence": f"{chart.title}: {words}",
+        "sentence": f"{chart.title}: {words}" + (f", objective {formats.ms(slo_s)}" if slo_s else ""),
+        "slo_s": slo_s,
+        "slo_label": formats.ms(slo_s) if slo_s else "",
         "has_points": has_points,
     }
 

@@ -27,6 +27,16 @@ LABELS = {
     "target_ongoing_requests": "Add a replica above",
     "idle_before_zero_s": "Asleep after",
     "price_per_accelerator_hour_usd": "Price per accelerator-hour",
+    "ttft_s": "TTFT at most, seconds",
+    "tpot_s": "TPOT at most, seconds",
+    "latency_target": "Share within the thresholds",
+    "success_target": "Share answered",
+    "window_days": "Days of the error budget",
+    "url": "Address",
+    "enabled": "Sends alerts",
+    "sends_fast": "Fast burn",
+    "sends_slow": "Slow burn",
+    "sends_resolved": "When resolved",
 }
 
 NOT_SHOWN = frozenset({"kv_cache_is_automatic"})

@@ -7,6 +7,7 @@ compared with engine clocks are float seconds since the epoch.
 
 from __future__ import annotations
 
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,8 @@ from django.contrib.auth.models import AbstractUser
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
+
+from console.columns import CountsField
 
 
 class Role(models.TextChoices):
@@ -163,6 +166,35 @@ class PriceChange(models.Model):
 
     class Meta:
         ordering = ["from_at"]
+
+
+class Slo(models.Model):
+    """What an operator promises for a deployment (serving.slo.SloSpec); edits count in its `version`."""
+
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="slo")
+    ttft_s = models.FloatField(null=True, blank=True)
+    tpot_s = models.FloatField(null=True, blank=True)
+    latency_target = models.FloatField(default=0.95)
+    success_target = models.FloatField(null=True, blank=True)
+    window_days = models.PositiveSmallIntegerField(default=30)
+
+
+class AlertWebhook(models.Model):
+    """Where alerts are sent. One row, primary key 1. The secret is encrypted and never shown again."""
+
+    url = models.CharField(max_length=500, blank=True)
+    secret_encrypted = models.TextField(blank=True)
+    enabled = models.BooleanField(default=False)
+    sends_fast = models.BooleanField(default=True)
+    sends_slow = models.BooleanField(default=True)
+    sends_resolved = models.BooleanField(default=True)
+    version = models.PositiveIntegerField(default=1)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether a secret is stored; without one nothing is sent."""
+        return bool(self.secret_encrypted)
 
 
 class Supply(models.TextChoices):
@@ -405,7 +437,10 @@ class Sample(models.Model):
     window's percentile is exact to its bucket.
     """
 
-    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="samples")
+    # Without an index of its own: the unique one below begins with it.
+    deployment = models.ForeignKey(
+        Deployment, on_delete=models.CASCADE, related_name="samples", db_index=False
+    )
     resolution_s = models.PositiveIntegerField()
     at = models.BigIntegerField(help_text="start of the interval, epoch seconds")
     requests_running = models.FloatField(null=True)
@@ -420,14 +455,68 @@ class Sample(models.Model):
     kv_cache_bytes = models.BigIntegerField(null=True)
     rest_bytes = models.BigIntegerField(null=True)
     cost_per_hour_usd = models.DecimalField(max_digits=14, decimal_places=6, null=True)
-    ttft = models.JSONField(default=dict)
-    tpot = models.JSONField(default=dict)
-    e2e = models.JSONField(default=dict)
+    ttft = CountsField(default=dict)
+    tpot = CountsField(default=dict)
+    e2e = CountsField(default=dict)
+    queue = CountsField(default=dict)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["deployment", "resolution_s", "at"], name="sample_unique")
         ]
+
+
+class SampleMark(models.Model):
+    """Up to when the samples of one resolution are complete: whatever ends later is still to be rolled up."""
+
+    resolution_s = models.PositiveIntegerField(primary_key=True)
+    complete_to = models.BigIntegerField(default=0, help_text="epoch seconds")
+
+
+class RequestTotal(models.Model):
+    """All requests ever counted with these labels; only ever grows, unlike the ledger. `key_number` 0: none.
+
+    `deployment_name` is empty where the caller named one that does not exist, so that the labels stay few.
+    """
+
+    deployment_name = models.CharField(max_length=40, blank=True)
+    key_number = models.BigIntegerField(default=0)
+    status = models.PositiveSmallIntegerField()
+    outcome = models.CharField(max_length=10)
+    requests = models.BigIntegerField(default=0)
+    prompt_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    completion_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["deployment_name", "key_number", "status", "outcome"], name="request_total_unique"
+            )
+        ]
+
+
+class LatencyTotal(models.Model):
+    """All latencies of a deployment ever counted: buckets as in Sample, and their sums in seconds."""
+
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="latency_total")
+    ttft = CountsField(default=dict)
+    tpot = CountsField(default=dict)
+    e2e = CountsField(default=dict)
+    queue = CountsField(default=dict)
+    ttft_sum_s = models.FloatField(default=0.0)
+    tpot_sum_s = models.FloatField(default=0.0)
+    e2e_sum_s = models.FloatField(default=0.0)
+    queue_sum_s = models.FloatField(default=0.0)
+
+
+class GatewayHealth(models.Model):
+    """What the gateway that answered last says of its usage records. One row, primary key 1."""
+
+    queued = models.BigIntegerField(default=0)
+    spooled_bytes = models.BigIntegerField(default=0)
+    unrecorded = models.BigIntegerField(default=0, help_text="since that gateway replica started")
+    observed_at = models.FloatField()
 
 
 class RequestRecord(models.Model):
@@ -466,6 +555,14 @@ class RequestRecord(models.Model):
         ]
 
 
+class SloStatus(models.Model):
+    """How a deployment stands against its objectives, as last evaluated (serving.slo.judged)."""
+
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="slo_status")
+    evaluated_at = models.FloatField()
+    objectives = models.JSONField(default=list)
+
+
 # --- append only -------------------------------------------------------------------------------------------
 
 
@@ -487,6 +584,69 @@ class Event(models.Model):
     class Meta:
         ordering = ["-id"]
         indexes = [models.Index(fields=["subject_kind", "subject_name", "-id"])]
+
+
+class AlertSpeed(models.TextChoices):
+    """Which rule opened an alert (serving.slo.RULES)."""
+
+    FAST = "fast", "Fast burn"
+    SLOW = "slow", "Slow burn"
+
+
+class Alert(models.Model):
+    """An error budget that burned too fast. Opened once, resolved once; nothing else of it changes."""
+
+    deployment = models.ForeignKey(Deployment, null=True, on_delete=models.SET_NULL, related_name="alerts")
+    deployment_name = models.CharField(max_length=40)
+    objective = models.CharField(max_length=8, help_text="ttft, tpot or errors")
+    speed = models.CharField(max_length=4, choices=AlertSpeed.choices)
+    long_window_s = models.PositiveIntegerField()
+    short_window_s = models.PositiveIntegerField()
+    factor = models.FloatField()
+    target = models.FloatField()
+    limit_s = models.FloatField(null=True)
+    burn_rate = models.FloatField(help_text="of the long window when it opened")
+    opened_at = models.FloatField(db_index=True)
+    resolved_at = models.FloatField(null=True)
+    reason = models.CharField(max_length=100, blank=True, help_text="why it was resolved")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["deployment_name", "objective", "speed"],
+                condition=Q(resolved_at=None),
+                name="alert_open_once",
+            )
+        ]
+
+
+class DeliveryStatus(models.TextChoices):
+    """How far a message has come."""
+
+    QUEUED = "queued", "Waiting"
+    DELIVERED = "delivered", "Delivered"
+    FAILED = "failed", "Given up"
+
+
+class WebhookDelivery(models.Model):
+    """One message to the webhook and what became of it. What the other side answers is not kept."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    alert = models.ForeignKey(Alert, null=True, on_delete=models.SET_NULL, related_name="deliveries")
+    event = models.CharField(max_length=20, help_text="alert.opened, alert.resolved or test")
+    body = models.JSONField(default=dict)
+    status = models.CharField(max_length=9, choices=DeliveryStatus.choices, default=DeliveryStatus.QUEUED)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    last_status = models.PositiveSmallIntegerField(null=True)
+    last_error = models.CharField(max_length=200, blank=True)
+    created_at = models.FloatField()
+    next_at = models.FloatField()
+    finished_at = models.FloatField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [models.Index(fields=["status", "next_at"])]
 
 
 # --- playground --------------------------------------------------------------------------------------------

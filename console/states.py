@@ -11,6 +11,7 @@ from typing import Any
 
 from django.conf import settings
 
+from console import slo
 from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState, Replica
 from serving.observed import STALE_AFTER_S, START_PHASES, PhaseInput, phase_of
 
@@ -23,13 +24,16 @@ PHASE_LABELS = {
     "asleep": "Asleep",
     "stopped": "Stopped",
     "failed": "Failed",
+    "over_slo": "Over SLO",
     "unknown": "Unknown",
 }
 
 
 def deployment_states(now: float) -> list[dict[str, Any]]:
     """All deployments in order of name, in a constant number of queries."""
-    rows = Deployment.objects.select_related("model", "current_revision", "status").order_by("name")
+    rows = Deployment.objects.select_related(
+        "model", "current_revision", "status", "slo", "slo_status"
+    ).order_by("name")
     cluster = ClusterStatus.objects.filter(pk=1).first()
     alive = _alive_accelerators()
     return [_state(row, cluster, alive.get(row.name, 0), now) for row in rows]
@@ -93,11 +97,14 @@ def _state(
     age_s = None if status.observed_at is None else max(0.0, now - status.observed_at)
     failure = status.failure if phase == "failed" else None
     started = _start_of(deployment, status)
+    word = "over_slo" if phase == "ready" and slo.is_over(deployment, now) else phase
     return {
         "name": deployment.name,
         "model": deployment.model.name,
         "phase": phase,
         "phase_label": PHASE_LABELS[phase],
+        "word": word,
+        "word_label": PHASE_LABELS[word],
         "last_phase": status.last_phase,
         "reason": _reason(phase, deployment, status, cluster, age_s),
         "advice": (failure or {}).get("advice", ""),

@@ -29,7 +29,7 @@ from console.models import Deployment, Replica, Sample
 from console.settled_costs import SettledCosts, SpentBook
 from serving.metrics import CounterDeltas
 from serving.usage import DEAD_STREAM, STREAM, UsageRecord
-from workers import lease, retention, samples, usage
+from workers import lease, retention, samples, totals, usage
 from workers.ray_pages import RayPages, Scrape
 
 log = logging.getLogger(__name__)
@@ -241,7 +241,9 @@ class Collector:
             loaded = tick.loaded or self._load(tick.second)
             rows = [] if tick.stored or not tick.observed else self._rows(loaded, tick.second)
             names = {deployment.name: deployment.pk for deployment in loaded.deployments}
-            found = samples.finished_by_second(usage.store(records), deployments=names, newest=tick.second)
+            fresh = usage.store(records)
+            found = samples.finished_by_second(fresh, deployments=names, newest=tick.second)
+            totals.add(fresh, found, known=names)
             for row in rows:
                 finished = found.pop((row.deployment_id, row.at), None)
                 if finished is not None:

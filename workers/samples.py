@@ -1,8 +1,9 @@
 """Samples: one row per deployment and second, built from metrics pages, replica rows and usage records.
 
-A second nobody could observe has no row: a gap stays a gap. Latencies come from the ledger's records alone
-and are added to the row of the second in which the request finished, also when the record comes late and
-the row was rolled up meanwhile. Nothing here talks to Ray or Redis.
+A second nobody could observe has no figures: a gap stays a gap. Latencies come from the ledger's records
+alone and are added to the row of the second in which the request finished, also when the record comes late
+and the row was rolled up meanwhile; where that second has no row, one is made that holds the requests alone,
+so that percentiles and objectives never miss a request. Nothing here talks to Ray or Redis.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from console.models import Deployment, DesiredState, Replica, Sample
+from console.models import Deployment, DesiredState, Replica, Sample, SampleMark
+from console.windows import LATENCIES
 from serving import histogram
 from serving.metrics import Page, settled
 from serving.render import MODEL_APP_PREFIX
@@ -94,6 +96,14 @@ class Finished:
     ttft: histogram.Counts = field(default_factory=dict)
     tpot: histogram.Counts = field(default_factory=dict)
     e2e: histogram.Counts = field(default_factory=dict)
+    queue: histogram.Counts = field(default_factory=dict)
+    sums_s: dict[str, float] = field(default_factory=dict)
+
+    def observe(self, name: str, value_s: float | None) -> None:
+        """Count one latency, in its buckets and in its sum; None was not measured."""
+        if value_s is not None:
+            histogram.observe(getattr(self, name), value_s)
+            self.sums_s[name] = self.sums_s.get(name, 0.0) + value_s
 
 
 def build(
@@ -216,41 +226,60 @@ def _count(into: Finished, record: UsageRecord) -> None:
         into.requests_failed += 1
         return
     into.requests_ok += 1
-    if record.first_token_s is not None:
-        histogram.observe(into.ttft, record.first_token_s)
-    if record.per_token_s is not None:
-        histogram.observe(into.tpot, record.per_token_s)
-    if record.e2e_s is not None and record.outcome == "ok":
-        histogram.observe(into.e2e, record.e2e_s)
+    into.observe("ttft", record.first_token_s)
+    into.observe("tpot", record.per_token_s)
+    into.observe("queue", record.queue_s)
+    if record.outcome == "ok":
+        into.observe("e2e", record.e2e_s)
 
 
 def add_to_row(row: Sample, finished: Finished) -> None:
     """Add finished requests to a row, saved or not, in memory."""
     row.requests_ok = (row.requests_ok or 0) + finished.requests_ok
     row.requests_failed = (row.requests_failed or 0) + finished.requests_failed
-    for name in ("ttft", "tpot", "e2e"):
-        stored = histogram.from_json(getattr(row, name))
-        setattr(row, name, histogram.to_json(histogram.merged([stored, getattr(finished, name)])))
+    for name in LATENCIES:
+        setattr(row, name, histogram.merged([getattr(row, name), getattr(finished, name)]))
 
 
 def add_to_stored_rows(found: Mapping[Key, Finished]) -> None:
-    """Add late requests to the rows of their seconds, in every resolution that has one.
+    """Add late requests to the rows of their seconds, in every resolution that is complete there.
 
-    Call it in the transaction that stores the records. Rows are locked finest first, as the roll-up does:
-    whoever comes second sees what the first one wrote.
+    Call it in the transaction that stores the records. The marks are locked first, as the roll-up does: what
+    it has rolled up is changed here, what it has not it will find in the rows of the seconds.
     """
     if not found:
         return
-    ids = {deployment_id for deployment_id, _ in found}
+    marks = {mark.resolution_s: mark.complete_to for mark in locked_marks()}
+    finest_s = min(RETENTION_S)
     for resolution_s in RETENTION_S:
         parts: dict[Key, list[Finished]] = {}
         for (deployment_id, second), finished in found.items():
-            parts.setdefault((deployment_id, second // resolution_s * resolution_s), []).append(finished)
-        rows = Sample.objects.select_for_update().filter(
-            deployment_id__in=ids, resolution_s=resolution_s, at__in={at for _, at in parts}
-        )
-        changed = [row for row in rows if (row.deployment_id, row.at) in parts]
-        for row in changed:
-            for finished in parts[(row.deployment_id, row.at)]:
-                add_to_row(row, finished)
-        Sample.objects.bulk_update(changed, ["requests_ok", "requests_failed", "ttft", "tpot", "e2e"])
+            start = second // resolution_s * resolution_s
+            if resolution_s == finest_s or start + resolution_s <= marks.get(resolution_s, 0):
+                parts.setdefault((deployment_id, start), []).append(finished)
+        if parts:
+            _add_parts(parts, resolution_s)
+
+
+def locked_marks() -> list[SampleMark]:
+    """How far each coarser resolution is complete; locked until the transaction ends, always in one order."""
+    return list(SampleMark.objects.select_for_update().order_by("resolution_s"))
+
+
+def _add_parts(parts: Mapping[Key, list[Finished]], resolution_s: int) -> None:
+    ids = {deployment_id for deployment_id, _ in parts}
+    stored = Sample.objects.select_for_update().filter(
+        deployment_id__in=ids, resolution_s=resolution_s, at__in={at for _, at in parts}
+    )
+    rows = {(row.deployment_id, row.at): row for row in stored}
+    made = []
+    for (deployment_id, at), finished in parts.items():
+        row = rows.get((deployment_id, at))
+        if row is None:
+            row = Sample(deployment_id=deployment_id, resolution_s=resolution_s, at=at)
+            made.append(row)
+        for one in finished:
+            add_to_row(row, one)
+    changed = [row for key, row in rows.items() if key in parts]
+    Sample.objects.bulk_update(changed, ["requests_ok", "requests_failed", *LATENCIES])
+    Sample.objects.bulk_create(made)

@@ -25,3 +25,27 @@ def exact_plans() -> None:
     from workers.exact_plans import run_exact_plans
 
     run_exact_plans()
+
+
+@shared_task(name="workers.slo", ignore_result=True)
+def slo() -> None:
+    """Judge every deployment by its objectives; open and resolve alerts."""
+    from workers.slo import evaluate_in_turn
+
+    evaluate_in_turn()
+
+
+@shared_task(name="workers.gateway_health", ignore_result=True)
+def gateway_health() -> None:
+    """Note how a gateway's usage records fare."""
+    from workers.gateway_health import note_gateway_health
+
+    note_gateway_health()
+
+
+@shared_task(name="workers.webhooks", ignore_result=True)
+def webhooks() -> None:
+    """Send the messages that are due."""
+    from workers.webhooks import deliver_in_turn
+
+    deliver_in_turn()

@@ -11,6 +11,7 @@ from console.actions.accelerators import (
     remove_accelerator,
     reset_accelerator,
 )
+from console.actions.alerts import edit_webhook, send_test
 from console.actions.deployments import (
     create_deployment,
     delete_deployment,
@@ -29,6 +30,7 @@ from console.actions.models import (
     register_model,
     save_new_model,
 )
+from console.actions.slo import edit_slo
 from console.events import SYSTEM, Actor
 
 __all__ = [
@@ -43,6 +45,8 @@ __all__ = [
     "edit_accelerator",
     "edit_deployment",
     "edit_model",
+    "edit_slo",
+    "edit_webhook",
     "inspect_model",
     "read_new_model",
     "register_model",
@@ -52,6 +56,7 @@ __all__ = [
     "revoke_key",
     "roll_back",
     "save_new_model",
+    "send_test",
     "start_deployment",
     "stop_deployment",
 ]

@@ -12,6 +12,7 @@ from console.api import (
     deployments,
     plan,
     registry,
+    slo,
 )
 from console.api.application import AdminApi
 
@@ -29,5 +30,6 @@ api.add_router("/deployments", deployment_parts.router)
 api.add_router("/plan", plan.router)
 api.add_router("/accelerators", accelerators.router)
 api.add_router("/cluster", cluster.router)
+api.add_router("", slo.router)
 api.add_router("", activity.router)
 api.add_router("", access.router)

@@ -20,6 +20,7 @@ from console.auth import require
 TAGS = {
     "models": "Models",
     "deployments": "Deployments",
+    "objectives": "Objectives, alerts and their webhook",
     "plan": "Plans: memory, times and money before anything starts",
     "accelerators": "Accelerators and their prices",
     "access": "Keys, you and your tokens",
@@ -32,6 +33,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "create_deployment": {"name": "chat", "model": "demo", "capacity": {"max_replicas": 2}},
     "edit_deployment": {"capacity": {"max_replicas": 3}, "expected_version": 1},
     "roll_back": {"revision": 1},
+    "edit_slo": {"ttft_s": 0.5, "success_target": 0.99, "expected_version": 1},
+    "edit_webhook": {"url": "https://hooks.example/raydeck", "sends_slow": False, "expected_version": 1},
     "make_plan_of": {"model": "demo", "accelerator": "L4", "concurrency": 8},
     "rank_topologies_of": {"model": "demo", "accelerator": "L4"},
     "ask_for_exact_plan": {"model": "demo", "accelerator": "L4"},

@@ -118,6 +118,44 @@ class DeploymentChange(Input):
     note: str = Field("", max_length=300)
 
 
+class SloInput(Input):
+    """What to change of a deployment's objectives; null takes one away, what is left out stays."""
+
+    expected_version: int | None = Field(None, ge=1, le=LARGEST_VERSION, description=EXPECTED_VERSION)
+    ttft_s: float | None = Field(None, gt=0.0001, le=600, description="seconds to the first token")
+    tpot_s: float | None = Field(None, gt=0.0001, le=60, description="seconds per output token")
+    latency_target: float | None = Field(
+        None, ge=0.5, le=0.9999, description="share of requests within the thresholds; 0.95 makes them p95"
+    )
+    success_target: float | None = Field(
+        None, ge=0.5, le=0.9999, description="share of requests answered without an error"
+    )
+    window_days: Literal[7, 30] | None = Field(None, description="days over which the error budget counts")
+
+    def given(self) -> dict[str, Any]:
+        """The fields the caller gave. Null means "as it is" where null is no value of its own."""
+        nullable = ("ttft_s", "tpot_s", "success_target")
+        values = self.model_dump(exclude_unset=True, exclude={"expected_version"})
+        return {name: value for name, value in values.items() if value is not None or name in nullable}
+
+
+class WebhookInput(Input):
+    """What to change of the alert webhook; what is left out stays."""
+
+    expected_version: int | None = Field(None, ge=1, le=LARGEST_VERSION, description=EXPECTED_VERSION)
+    url: str | None = Field(None, max_length=500, description="https:// or http://, without a login in it")
+    secret: str | None = Field(None, max_length=200, description="a new one; kept encrypted, never shown")
+    enabled: bool | None = None
+    sends_fast: bool | None = None
+    sends_slow: bool | None = None
+    sends_resolved: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields the caller gave a value."""
+        values = self.model_dump(exclude_unset=True, exclude={"expected_version"})
+        return {name: value for name, value in values.items() if value is not None}
+
+
 class RollbackInput(Input):
     """Which revision to return to."""
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Generic, TypeVar
+from uuid import UUID
 
 from ninja import Schema
 from pydantic import BeforeValidator, Field
@@ -114,6 +115,7 @@ class DeploymentOut(Schema):
     phase: str = Field(
         description="queued, placing, loading, warming, ready, asleep, stopped, failed or unknown"
     )
+    word: str = Field(description="the phase, or over_slo while a ready one misses an objective")
     reason: str
     advice: str
     failure: FailureOut | None
@@ -234,6 +236,116 @@ class PointsOut(Schema):
     from_: float = Field(validation_alias="from", serialization_alias="from")
     to: float
     points: list[dict[str, Any]]
+
+
+class LatencyOut(Schema):
+    """One latency of a window; null where no request told it."""
+
+    count: int = Field(description="requests that told it")
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+
+
+class PercentilesOut(Schema):
+    """Percentiles of a window, from summed bucket counts: each within 5 % of the true value."""
+
+    from_: int = Field(
+        validation_alias="from",
+        serialization_alias="from",
+        description="epoch seconds; the window is widened to whole rows: 1 s within the last hour, 10 s "
+        "within a day, 60 s within 30 days",
+    )
+    to: int
+    requests: int
+    failed: int
+    latencies: dict[str, LatencyOut] = Field(description="ttft, tpot, e2e and queue")
+
+
+class SloOut(Schema):
+    """What is promised; null is no objective."""
+
+    ttft_s: float | None
+    tpot_s: float | None
+    latency_target: float
+    success_target: float | None
+    window_days: int
+
+
+class ObjectiveOut(Schema):
+    """How one objective stands, from exact counts."""
+
+    objective: str = Field(description="ttft, tpot or errors")
+    limit_s: float | None
+    held_limit_s: float | None = Field(
+        description="the bucket bound that the threshold is held to: at most 5 % below it, never above"
+    )
+    target: float
+    window_days: int
+    requests: int = Field(description="in the objective's window")
+    bad: int
+    good_share: float | None
+    budget_left: float | None = Field(description="1 is untouched, 0 spent, below 0 overspent")
+    burn_rates: dict[str, float | None] = Field(description="by window in seconds; null without requests")
+    is_over: bool = Field(description="whether the last 5 minutes missed the target")
+
+
+class AlertOut(Schema):
+    """An error budget that burned too fast."""
+
+    id: int
+    deployment: str = Field(validation_alias="deployment_name")
+    objective: str
+    speed: str = Field(description="fast or slow")
+    long_window_s: int
+    short_window_s: int
+    factor: float
+    target: float
+    limit_s: float | None
+    burn_rate: float = Field(description="of the long window when it opened")
+    opened_at: float
+    resolved_at: float | None
+    reason: str
+
+
+class StandingOut(Schema):
+    """A deployment and its objectives."""
+
+    version: int
+    slo: SloOut
+    evaluated_at: float | None
+    age_s: float | None
+    stale: bool
+    objectives: list[ObjectiveOut]
+    is_over: bool
+    open_alerts: list[AlertOut]
+
+
+class WebhookOut(Schema):
+    """Where alerts are sent. The secret is never given back."""
+
+    url: str
+    has_secret: bool
+    enabled: bool
+    sends_fast: bool
+    sends_slow: bool
+    sends_resolved: bool
+    version: int
+
+
+class DeliveryOut(Schema):
+    """One message to the webhook and what became of it."""
+
+    id: UUID
+    alert_id: int | None
+    event: str
+    status: str = Field(description="queued, delivered or failed")
+    attempts: int
+    last_status: int | None = Field(description="HTTP status of the last attempt")
+    last_error: str
+    created_at: float
+    next_at: float
+    finished_at: float | None
 
 
 class KeyOut(Schema):

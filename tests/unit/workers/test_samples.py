@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import pytest
 
-from console.models import Deployment, Replica, Sample
+from console.models import Deployment, Replica, Sample, SampleMark
 from serving import histogram
 from serving.metrics import CounterDeltas, read_page
 from serving.usage import read_record
@@ -160,20 +160,41 @@ def test_a_record_from_a_clock_ahead_counts_in_the_newest_second():
     assert set(finished({"started_at": 2000.0}, newest=1000)) == {(deployment.pk, 1000)}
 
 
-def test_a_late_request_is_added_to_its_row_in_every_resolution_and_makes_no_new_row():
+def test_a_late_request_is_added_to_its_row_in_every_resolution_that_is_complete_there():
     deployment = make_deployment()
+    for resolution_s, complete_to in ((10, 1240), (60, 1260), (300, 1200)):
+        SampleMark.objects.create(resolution_s=resolution_s, complete_to=complete_to)
     for resolution_s, at in ((1, 1234), (10, 1230), (60, 1200), (1, 1235)):
         Sample.objects.create(
-            deployment=deployment, resolution_s=resolution_s, at=at, requests_ok=1, ttft={"100": 1}
+            deployment=deployment, resolution_s=resolution_s, at=at, requests_ok=1, ttft={100: 1}
         )
     late = {"started_at": 1234.0, "e2e_s": 0.5, "ttft_s": 0.05}
     samples.add_to_stored_rows(finished(late, {**late, "started_at": 1236.0}))
-    bucket = str(histogram.bucket_of(0.05))
+    bucket = histogram.bucket_of(0.05)
     for resolution_s, at, requests in ((1, 1234, 2), (10, 1230, 3), (60, 1200, 3), (1, 1235, 1)):
         row = Sample.objects.get(resolution_s=resolution_s, at=at)
         assert row.requests_ok == requests, (resolution_s, at)
-        assert row.ttft.get("100") == 1
+        assert row.ttft.get(100) == 1
         assert row.ttft.get(bucket, 0) == requests - 1
+    # The second without a row gets one that knows of requests alone; 300 s rows are still to be rolled up.
+    made = Sample.objects.get(resolution_s=1, at=1236)
+    assert (made.requests_ok, made.requests_failed, made.replicas, made.requests_running) == (
+        1,
+        0,
+        None,
+        None,
+    )
+    assert Sample.objects.count() == 5
+
+
+def test_a_request_in_a_gap_that_was_rolled_up_counts_in_every_resolution():
+    deployment = make_deployment()
+    for resolution_s, complete_to in ((10, 2000), (60, 1980), (300, 1800)):
+        SampleMark.objects.create(resolution_s=resolution_s, complete_to=complete_to)
+    samples.add_to_stored_rows(finished({"started_at": 1234.0, "e2e_s": 0.5, "queue_s": 0.25}))
+    for resolution_s, at in ((1, 1234), (10, 1230), (60, 1200), (300, 1200)):
+        row = Sample.objects.get(deployment=deployment, resolution_s=resolution_s, at=at)
+        assert (row.requests_ok, row.queue) == (1, {histogram.bucket_of(0.25): 1})
     assert Sample.objects.count() == 4
 
 
