@@ -26,6 +26,8 @@ LABELS = {
     "target_ongoing_requests": "Add a replica above",
     "idle_before_zero_s": "Asleep after",
     "price_per_accelerator_hour_usd": "Price per accelerator-hour",
+    "api_input_usd_per_million_tokens": "API price, input",
+    "api_output_usd_per_million_tokens": "API price, output",
 }
 
 
@@ -65,6 +67,8 @@ def shown(field: str, value: Any) -> str:
         return formats.duration(value)
     if field == "price_per_accelerator_hour_usd":
         return formats.rate(value)
+    if field.startswith("api_"):
+        return f"{formats.usd(value)} per 1M tokens"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):

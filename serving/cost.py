@@ -15,6 +15,7 @@ from decimal import Decimal
 MICROSECONDS = 1_000_000
 USD_DIGITS = 12
 """Digits after the point of every cost: trillionths of a dollar."""
+UNITS_PER_USD = 10**USD_DIGITS
 
 
 @dataclass(frozen=True)

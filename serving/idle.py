@@ -5,7 +5,7 @@ In this order:
     draining           it was told to stop (the first time Ray showed it stopping) and has not ended
     starting           it has not taken requests yet: before it was first seen running
     kept_warm          it is one of the policy's fewest replicas, which stay whatever happens
-    scale_down_delay   it is above the fewest: it waits out the scale-down delay (or the idle time before zero)
+    scale_down_delay   it is above the fewest: it waits out that delay, or the idle time before zero
 
 Which replicas are the fewest is not recorded anywhere, since Ray has no such notion: the oldest ready ones.
 """

@@ -88,7 +88,7 @@ def work_of(served: Served, *, ready_at: float | None = None) -> Work | None:
 
 
 def _begin(served: Served, ready_at: float | None) -> float:
-    """When it reached its replica. One that woke a sleeping deployment waited for it, and a start is nobody's:
+    """When it reached its replica. One that woke a sleeping deployment waited for a start, which is nobody's:
     it counts from what the engine measured, or else from when the replica was ready."""
     handed_over = served.started_at + (served.gateway_s or 0.0)
     if not served.woke:

@@ -41,6 +41,19 @@ PROGRESS_COLUMNS = (
     "start_failures",
     "message",
 )
+SEEN_COLUMNS = (
+    "state",
+    "ready_at",
+    "draining_at",
+    "node_id",
+    "node_ip",
+    "pid",
+    "actor_id",
+    "worker_id",
+    "log_file_path",
+    "started_at",
+    "last_seen_at",
+)
 SEEN_GAP_S = 30.0
 """A replica that vanished while nobody looked for longer than this ended when it was last seen."""
 PHASE_EVENTS = {
@@ -79,12 +92,16 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[
             row = known.pop(replica_id, None) or _new_replica(name, replica_id, app, accelerators, now)
             row.state = "RUNNING" if replica.state == "RUNNING" or row.state == "RUNNING" else replica.state
             row.state = replica.state if replica.state == "STOPPING" else row.state
+            row.ready_at = row.ready_at or (now if replica.state == "RUNNING" else None)
+            row.draining_at = row.draining_at or (now if replica.state == "STOPPING" else None)
             row.node_id, row.node_ip, row.pid = replica.node_id, replica.node_ip, replica.pid
             row.actor_id, row.worker_id = replica.actor_id, replica.worker_id
             row.log_file_path = replica.log_file_path
-            row.started_at = replica.started_at or row.started_at
+            if row.accounted_until is None:  # costs that were shared out do not move
+                row.started_at = replica.started_at or row.started_at
             row.last_seen_at = now
-            row.save()
+            # An existing row's other columns are the accounting's: what was read here may be old by now.
+            row.save(update_fields=None if row.pk is None else SEEN_COLUMNS)
         for row in known.values():
             if row.state not in ("RUNNING", "STOPPING"):
                 lost[row.deployment_name] = lost.get(row.deployment_name, 0) + 1

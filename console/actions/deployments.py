@@ -19,6 +19,7 @@ from console.models import (
     Deployment,
     DeploymentStatus,
     DesiredState,
+    MinReplicasChange,
     PriceChange,
     RegisteredModel,
     Revision,
@@ -72,6 +73,7 @@ def create_deployment(
             )
             DeploymentStatus.objects.create(deployment=deployment)
             _price_from_now(deployment, now)
+            _min_replicas_from_now(deployment, now)
             _add_revision(actor, deployment, engine_spec, plan=plan, note=note or "First revision")
             _noted(
                 actor,
@@ -116,6 +118,8 @@ def edit_deployment(
         _claim_version(deployment, expected_version, model=registered, **new_capacity.model_dump())
         if new_capacity.price_per_accelerator_hour_usd != old_capacity.price_per_accelerator_hour_usd:
             _price_from_now(deployment, time.time())
+        if new_capacity.min_replicas != old_capacity.min_replicas:
+            _min_replicas_from_now(deployment, time.time())
         if new_capacity != old_capacity:
             _noted(
                 actor,
@@ -445,6 +449,10 @@ def _price_from_now(deployment: Deployment, now: float) -> None:
         from_at=now,
         price_per_accelerator_hour_usd=deployment.price_per_accelerator_hour_usd,
     )
+
+
+def _min_replicas_from_now(deployment: Deployment, now: float) -> None:
+    MinReplicasChange.objects.create(deployment=deployment, from_at=now, min_replicas=deployment.min_replicas)
 
 
 def _conflict(deployment: Deployment) -> Conflict:

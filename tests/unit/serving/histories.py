@@ -13,7 +13,7 @@ from serving.work import Served
 
 START = 1_800_000_000
 LASTS_S = 120
-"""Everything happens within these seconds; an hour of it finds nothing more and takes thirty times as long."""
+"""Everything happens within these seconds; an hour finds nothing more and takes thirty times as long."""
 
 moments = st.floats(min_value=START, max_value=START + LASTS_S, allow_nan=False, width=64)
 durations = st.floats(min_value=0, max_value=40) | st.just(0.0)
