@@ -82,6 +82,31 @@ class Line:
         return self.shared_units + self.waiting_units
 
     @property
+    def total_usd(self) -> Decimal:
+        """All it cost."""
+        return in_usd(self.total_units)
+
+    @property
+    def request_usd(self) -> Decimal:
+        """Paid by requests."""
+        return in_usd(self.request_units)
+
+    @property
+    def idle_total_usd(self) -> Decimal:
+        """Paid and used by no request."""
+        return in_usd(self.idle_total_units)
+
+    @property
+    def idle_usd(self) -> dict[str, Decimal]:
+        """The same by cause."""
+        return {cause: in_usd(units) for cause, units in self.idle_units.items()}
+
+    @property
+    def waiting_usd(self) -> Decimal:
+        """Not shared out yet."""
+        return in_usd(self.waiting_units)
+
+    @property
     def busy_share(self) -> float | None:
         """How much of the paid time had a request in it, by its cost, 0 to 1."""
         return self.request_units / self.shared_units if self.shared_units else None
@@ -94,7 +119,7 @@ class Line:
     @property
     def usd_per_million_at_good_load(self) -> Decimal | None:
         """The same if requests had filled 80 % of the paid time, at the speed they had."""
-        return self._per_million(in_usd(self.request_units) / GOOD_LOAD)
+        return self._per_million(self.request_usd / GOOD_LOAD)
 
     @property
     def api_usd(self) -> Decimal | None:
