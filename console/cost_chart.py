@@ -39,10 +39,10 @@ def bars(
 ) -> list[Bar]:
     """The stack, bottom first. `deployments` come dearest first; the sum is all that was spent."""
     shown, others = deployments[:STACKED], deployments[STACKED:]
-    palette = _colours(shown)
+    palette = colours(deployments)
     stack = [
-        Bar(line.name, palette[i], [_requests(ledger, day, [line]) for day in days])
-        for i, line in enumerate(shown)
+        Bar(line.name, palette[line.id or 0], [_requests(ledger, day, [line]) for day in days])
+        for line in shown
     ]
     stack.append(Bar("others", OTHERS_COLOUR, [_requests(ledger, day, others) for day in days]))
     idle = [
@@ -51,6 +51,16 @@ def bars(
     stack.append(Bar("idle", IDLE_COLOUR, idle))
     stack.append(Bar("not shared out yet", WAITING_COLOUR, [waiting.get(day, 0) for day in days]))
     return [bar for bar in stack if any(bar.units)]
+
+
+def colours(deployments: Sequence[Line]) -> dict[int, str]:
+    """By deployment id, the colour of those that are drawn on their own: its own one, or the next free one
+    where two have the same."""
+    taken: list[int] = []
+    for line in deployments[:STACKED]:
+        free = [number for number in range(1, COLOURS + 1) if number not in taken]
+        taken.append(line.colour if line.colour in free else free[0])
+    return {line.id or 0: f"c{number}" for line, number in zip(deployments, taken, strict=False)}
 
 
 def figure_json(days: Sequence[date], stack: Sequence[Bar]) -> str:
@@ -75,12 +85,3 @@ def figure_json(days: Sequence[date], stack: Sequence[Bar]) -> str:
 def _requests(ledger: Mapping[tuple[date, int], Line], day: date, lines: Sequence[Line]) -> int:
     found = (ledger.get((day, line.id or 0)) for line in lines)
     return sum(line.request_units for line in found if line is not None)
-
-
-def _colours(lines: Sequence[Line]) -> list[str]:
-    """Each deployment's own colour, or the next free one where two have the same."""
-    taken: list[int] = []
-    for line in lines:
-        free = [n for n in range(1, COLOURS + 1) if n not in taken]
-        taken.append(line.colour if line.colour in free else free[0])
-    return [f"c{number}" for number in taken]

@@ -75,7 +75,7 @@ class CostOut(Schema):
     total: CostLineOut
 
 
-@operation(router, "GET", "", role="viewer", answer=CostOut, by_alias=True)
+@operation(router, "GET", "", role="viewer", answer=CostOut, by_alias=True, as_csv=True)
 def get_cost(
     request: HttpRequest,
     from_: From = None,
@@ -90,7 +90,7 @@ def get_cost(
     return _answer(request, from_=from_, to=to, by=by, wanted=format)
 
 
-@operation(of_deployment, "GET", "/{name}/cost", role="viewer", answer=CostOut, by_alias=True)
+@operation(of_deployment, "GET", "/{name}/cost", role="viewer", answer=CostOut, by_alias=True, as_csv=True)
 def get_deployment_cost(
     request: HttpRequest,
     name: str,

@@ -69,6 +69,7 @@ def _chart(days: Days, found: Report, by_day: Report) -> dict[str, Any]:
     stack = cost_chart.bars(every, ledger, deployments=found.lines, waiting=waiting)
     return {
         "stack": stack,
+        "colours": cost_chart.colours(found.lines),
         "figure": cost_chart.figure_json(every, stack),
         "chart_sentence": (
             f"Spend by day from {days.first} to {days.last}: {formats.usd(found.total.total_usd)} in all"

@@ -63,6 +63,7 @@ def test_it_shows_who_used_what_and_what_was_idle_why(spent: Deployment, as_view
         "$7.72 at 80 % load", "enter its price in a deployment’s form",
     ):  # fmt: skip
         assert words in page, words
+    assert 'rect class="c1"' in page
     assert not INLINE.findall(page)
 
 
