@@ -55,14 +55,15 @@ class Step:
         replica: Replica,
         late: Sequence[RequestRecord],
         others: Sequence[RequestRecord],
-        spans: Sequence[tuple[int, int]],
+        span: tuple[int, int],
     ) -> None:
-        """Share out `spans`, seconds that the late records were alive in, once more with them."""
-        for record in late:
+        """Share out a span of accounted seconds once more, with those of the late records alive in it."""
+        start, end = span
+        alive = [record for record in late if record.finished_at > start and record.started_at < end]
+        for record in alive:
             self._include(replica, record)
-        for start, end in spans:
-            self._share(replica, others, start=start, end=end, sign=-1)
-            self._share(replica, [*others, *late], start=start, end=end, sign=1)
+        self._share(replica, others, start=start, end=end, sign=-1)
+        self._share(replica, [*others, *alive], start=start, end=end, sign=1)
 
     def _include(self, replica: Replica, record: RequestRecord) -> None:
         """Count a request that gets its first share in the hour in which it finished."""

@@ -344,6 +344,18 @@ class TestSteps:
         check_ledger()
         assert sum(usd_by_kind().values()) > 900_000_000
 
+    def test_a_step_is_no_longer_than_its_requests_allow(self, one_replica, monkeypatch):
+        monkeypatch.setattr(accounting, "MOST_REQUESTS", 10)
+        for number in range(60):
+            ask(f"q{number}", number * 10, number * 10 + 5)
+        token = lease.acquire("accounting", holder="test", ttl_s=60, now=time.time())
+        accounting.take_step(START + 900.0, token=token)  # up to where the first life began
+        accounting.take_step(START + 900.0, token=token)
+        assert until() - START <= 120
+        steps(START + 900)
+        check_ledger()
+        assert usd_by_kind() == {"request": 300, "scale_down_delay": 540}
+
     def test_one_step_asks_the_database_a_fixed_number_of_times(
         self, one_replica, django_assert_max_num_queries
     ):
