@@ -153,6 +153,9 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         _place(plan, name or str(values.get("name") or "this deployment"), facts)
     except RaydeckError as error:
         plan.reason = error.message
+    if plan.verdict == "invalid":
+        # Figures of the values that stand in for what is wrong would pass for figures of what was typed.
+        plan.predicted = plan.exact = None
     if name is not None:
         _compare(plan, name)
     return plan

@@ -19,6 +19,7 @@ from console.models import Deployment, Replica
 from serving.client import RayClient
 from serving.errors import InvalidSpec, RayRefused, RayUnavailable
 from serving.failure import ANSI, Failure, root_cause
+from serving.redaction import without_secrets
 from serving.render import app_name
 
 Source = Literal["engine", "replica", "controller"]
@@ -26,9 +27,6 @@ Source = Literal["engine", "replica", "controller"]
 MOST_LINES = 2000
 BUILD_LOGS_SHOWN = 2
 CONTROLLER_LINES_SEARCHED = 5000
-SECRETS = re.compile(
-    r"hf_[A-Za-z0-9]{16,}|\brdt?-[A-Za-z0-9_-]{20,}|(?<=Bearer )\S{8,}|(?<=redis://:)[^@\s]+"
-)
 
 
 @dataclass(frozen=True)
@@ -143,4 +141,4 @@ def _read(client: RayClient, node_id: str, name: str, lines: int) -> str:
 
 
 def _presentable(text: str) -> list[str]:
-    return [SECRETS.sub("…", ANSI.sub("", line)).rstrip() for line in text.splitlines()]
+    return [without_secrets(ANSI.sub("", line)).rstrip() for line in text.splitlines()]

@@ -1,6 +1,6 @@
 """Every table: what operators want (desired), what was seen (observed), and what happened (append only).
 
-Desired rows are written by console/actions.py alone, observed rows by workers/ alone; the two never share a
+Desired rows are written by console/actions/ alone, observed rows by workers/ alone; the two never share a
 row. A deployment's phase is never stored: serving/observed.py computes it. Money is Decimal, times that are
 compared with engine clocks are float seconds since the epoch.
 """

@@ -27,10 +27,12 @@ def read_bytes(path: Path, *, limit_bytes: int) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise Unreadable(f"cannot be opened: {_reason(error)}") from None
+    status = os.fstat(descriptor)
+    # Before fdopen, which raises for a folder.
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise Unreadable("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
     with os.fdopen(descriptor, "rb") as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("is not a regular file")
         if status.st_size > limit_bytes:
             raise Unreadable(f"is {status.st_size:,} bytes, more than the {limit_bytes:,} that are read")
         try:

@@ -32,8 +32,31 @@ FORBIDDEN_ENGINE_KWARGS = {
     "enable_per_request_metrics": "the gateway needs it switched on",
     "disable_log_stats": "the charts need the engine's statistics",
     "trust_remote_code": "it would run code from the model's repository on the cluster",
+    "allowed_local_media_path": "callers could read files of the cluster's nodes with it",
+    "hf_token": "give the token with the model, where it is stored encrypted",
+    "api_key": "callers' keys are the gateway's",
+    **dict.fromkeys(
+        (
+            "worker_cls",
+            "worker_extension_cls",
+            "scheduler_cls",
+            "logits_processors",
+            "middleware",
+            "tool_parser_plugin",
+            "reasoning_parser_plugin",
+            "io_processor_plugin",
+        ),
+        "it names code to import on the cluster",
+    ),
 }
 """Engine arguments an operator may not give, with the reason."""
+
+FORBIDDEN_PREFIXES = {
+    "data_parallel_": "more copies of the model are replicas; set their number under capacity",
+    "ssl_": "the engine has no address of its own",
+}
+IMPORTED_PATH = "_module_path"
+"""Keys that end so name code to import, also inside a map such as kv_transfer_config."""
 
 SCALAR = (str, int, float, bool, type(None))
 
@@ -72,8 +95,8 @@ class EngineSpec(BaseModel):
         for name, given in value.items():
             if not re.fullmatch(r"[a-z][a-z0-9_]{0,79}", name):
                 raise ValueError(f"“{name[:80]}” is not the name of an engine argument")
-            if name in FORBIDDEN_ENGINE_KWARGS:
-                raise ValueError(f"“{name}” cannot be set here: {FORBIDDEN_ENGINE_KWARGS[name]}")
+            if reason := why_forbidden(name, given):
+                raise ValueError(f"“{name}” cannot be set here: {reason}")
             if not _is_plain(given):
                 raise ValueError(
                     f"“{name}” must be text, a number, true, false, null, or a list or map of these"
@@ -137,6 +160,24 @@ class DeploymentSpec(BaseModel):
     engine: EngineSpec
     capacity: CapacitySpec
     secret_env: dict[str, str] = Field(default_factory=dict, repr=False)
+
+
+def why_forbidden(name: str, given: Any) -> str:
+    """Why an engine argument may not be given, or nothing."""
+    if name in FORBIDDEN_ENGINE_KWARGS:
+        return FORBIDDEN_ENGINE_KWARGS[name]
+    for prefix, reason in FORBIDDEN_PREFIXES.items():
+        if name.startswith(prefix):
+            return reason
+    if _imports_code(given):
+        return "it names code to import on the cluster"
+    return ""
+
+
+def _imports_code(given: Any) -> bool:
+    if isinstance(given, dict):
+        return any(str(key).endswith(IMPORTED_PATH) or _imports_code(value) for key, value in given.items())
+    return isinstance(given, list) and any(_imports_code(value) for value in given)
 
 
 def _is_plain(value: Any, depth: int = 0) -> bool:

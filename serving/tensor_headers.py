@@ -63,10 +63,12 @@ def read_header(path: Path) -> ShardHeader:
         raise Unreadable(
             f"cannot be opened: {getattr(error, 'strerror', None) or 'not a valid path'}"
         ) from None
+    status = os.fstat(descriptor)
+    # Before fdopen, which raises for a folder.
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise Unreadable("is a folder" if stat.S_ISDIR(status.st_mode) else "is not a regular file")
     with os.fdopen(descriptor, "rb") as handle:
-        status = os.fstat(handle.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise Unreadable("is not a regular file")
         try:
             header_bytes = _header_length(handle.read(LENGTH_BYTES), file_bytes=status.st_size)
             data_bytes = status.st_size - LENGTH_BYTES - header_bytes

@@ -180,6 +180,7 @@ def _write(
         claimed = CostAccounting.objects.filter(pk=1, version=state.version)
         if claimed.update(version=number, until=end, stepped_at=now) != 1:
             raise Overtaken("the step was taken already")
+        _check_ends(accounted, end=end)
         cost_ledger.append(step.amounts, step=number)
         shares = [
             RequestRecord(pk=pk, cost_units=min(units, MOST_SHARE)) for pk, units in step.shares.items()
@@ -189,6 +190,14 @@ def _write(
         rows.update(accounted_until=end)
         rows.filter(Q(ended_at__lte=end)).update(settled=True)
     log.info("accounting until=%d rows=%d requests=%d", end, len(step.amounts), len(shares))
+
+
+def _check_ends(accounted: list[Replica], *, end: int) -> None:
+    """Raise Overtaken when a life that was reckoned to its end lives on by now (workers/observe.py)."""
+    reckoned = {row.pk: row.ended_at for row in accounted if row.ended_at is not None and row.ended_at < end}
+    rows = Replica.objects.select_for_update().filter(pk__in=reckoned)
+    if dict(rows.values_list("pk", "ended_at")) != reckoned:
+        raise Overtaken("a replica that had ended lives on")
 
 
 def _fold(deadline: float) -> None:

@@ -12,6 +12,7 @@ from serving.client import RayClient
 from serving.errors import NotPlaceable, RaydeckError
 from serving.failure import Failure, root_cause
 from serving.observed import SeenApp, SeenReplica
+from serving.redaction import without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +28,9 @@ def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, c
     if code == "not_placed":
         return {
             "code": "not_placed",
-            "cause": said.splitlines()[0] if said else "Ray found no room for it in time.",
+            "cause": plain(said.splitlines()[0]) if said else "Ray found no room for it in time.",
             "advice": "Free accelerators, add nodes, or choose a smaller topology; then try again.",
-            "raw": said[:RAW_CHARACTERS],
+            "raw": plain(said)[:RAW_CHARACTERS],
         }
     printed = _engine_output(ray, app)
     found = _cause_in(printed, said)
@@ -40,15 +41,15 @@ def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, c
         cause, advice = "It did not become ready in time.", "Look at the engine's log, then try again."
     return {
         "code": found.code or code,
-        "cause": cause,
+        "cause": plain(cause),
         "advice": advice,
         "raw": plain(said + "\n" + printed)[-RAW_CHARACTERS:],
     }
 
 
 def plain(text: str) -> str:
-    """Ray's text without terminal colours."""
-    return COLOURS.sub("", text)
+    """Ray's text without terminal colours and secrets: whoever may look at a deployment sees it."""
+    return without_secrets(COLOURS.sub("", text))
 
 
 def _cause_in(printed: str, said: str) -> Failure:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 
 from console import live
 from console.events import SYSTEM, record
@@ -53,6 +54,7 @@ SEEN_COLUMNS = (
     "log_file_path",
     "started_at",
     "last_seen_at",
+    "ended_at",
 )
 SEEN_GAP_S = 30.0
 """A replica that vanished while nobody looked for longer than this ended when it was last seen."""
@@ -83,13 +85,16 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[
     lost: dict[str, int] = {}
     with transaction.atomic():
         fence(token, now)
-        known = {row.replica_id: row for row in Replica.objects.filter(ended_at=None)}
+        # Also those that had ended: Ray's list can leave out a replica for a moment, which then lives on.
+        wanted = Q(ended_at=None) | Q(replica_id__in=list(seen))
+        known = {row.replica_id: row for row in Replica.objects.filter(wanted)}
         accelerators = _accelerators_of_deployments()
         for replica_id, (app, replica) in seen.items():
             if not app.name.startswith(MODEL_APP_PREFIX) or not replica_id:
                 continue
             name = app.name.removeprefix(MODEL_APP_PREFIX)
             row = known.pop(replica_id, None) or _new_replica(name, replica_id, app, accelerators, now)
+            row = _continued(row) if row.settled else row
             row.state = "RUNNING" if replica.state == "RUNNING" or row.state == "RUNNING" else replica.state
             row.state = replica.state if replica.state == "STOPPING" else row.state
             row.ready_at = row.ready_at or (now if replica.state == "RUNNING" else None)
@@ -99,7 +104,7 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[
             row.log_file_path = replica.log_file_path
             if row.accounted_until is None:  # costs that were shared out do not move
                 row.started_at = replica.started_at or row.started_at
-            row.last_seen_at = now
+            row.last_seen_at, row.ended_at = now, None
             # An existing row's other columns are the accounting's: what was read here may be old by now.
             row.save(update_fields=None if row.pk is None else SEEN_COLUMNS)
         for row in known.values():
@@ -166,6 +171,28 @@ def _new_replica(
         state="STARTING",
         started_at=now,
         last_seen_at=now,
+    )
+
+
+def _continued(ended: Replica) -> Replica:
+    """The rest of a life whose end was an error, noticed after its cost up to there had been shared out: a
+    new row from that moment on. The old one keeps its costs and gives its id away."""
+    replica_id = ended.replica_id
+    earlier = Replica.objects.filter(replica_id__startswith=f"{replica_id}~").count()
+    Replica.objects.filter(pk=ended.pk).update(replica_id=f"{replica_id}~{earlier + 1}"[:120])
+    began = ended.ended_at or ended.last_seen_at
+    return Replica(
+        deployment_id=ended.deployment_id,
+        deployment_name=ended.deployment_name,
+        replica_id=replica_id,
+        revision=ended.revision,
+        accelerators=ended.accelerators,
+        state=ended.state,
+        facts=ended.facts,
+        started_at=began,
+        ready_at=None if ended.ready_at is None else began,
+        last_seen_at=ended.last_seen_at,
+        accounted_until=int(began),  # which also keeps its beginning from being moved to the old row's
     )
 
 

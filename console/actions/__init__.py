@@ -21,7 +21,14 @@ from console.actions.deployments import (
     stop_deployment,
 )
 from console.actions.keys import create_key, revoke_key
-from console.actions.models import delete_model, edit_model, inspect_model, register_model
+from console.actions.models import (
+    delete_model,
+    edit_model,
+    inspect_model,
+    read_new_model,
+    register_model,
+    save_new_model,
+)
 from console.events import SYSTEM, Actor
 
 __all__ = [
@@ -37,12 +44,14 @@ __all__ = [
     "edit_deployment",
     "edit_model",
     "inspect_model",
+    "read_new_model",
     "register_model",
     "remove_accelerator",
     "reset_accelerator",
     "retry_deployment",
     "revoke_key",
     "roll_back",
+    "save_new_model",
     "start_deployment",
     "stop_deployment",
 ]

@@ -42,6 +42,30 @@ def register_model(
 
     `config`: the config.json of a model that lies elsewhere, so that it can be planned before it is fetched.
     """
+    model = read_new_model(
+        name=name,
+        source_kind=source_kind,
+        source=source,
+        hub_revision=hub_revision,
+        hub_token=hub_token,
+        note=note,
+        config=config,
+    )
+    return save_new_model(actor=actor, model=model)
+
+
+def read_new_model(
+    *,
+    name: str,
+    source_kind: str,
+    source: str,
+    hub_revision: str = "",
+    hub_token: str | None = None,
+    note: str = "",
+    config: dict[str, Any] | None = None,
+) -> RegisteredModel:
+    """The model as it would be registered, its files read; nothing is stored. For callers that store it in a
+    transaction of their own: a slow folder must not hold one open."""
     name = name.strip()
     if not NAME.match(name):
         raise InvalidSpec(
@@ -50,19 +74,24 @@ def register_model(
     if name == "new":
         raise InvalidSpec("“new” is an address of the console's own; choose another name.", field="name")
     values = _checked(source_kind=source_kind, source=source, hub_revision=hub_revision, note=note)
-    model = RegisteredModel(name=name, created_by=actor.user, **values)
+    model = RegisteredModel(name=name, **values)
     if hub_token:
         model.hub_token_encrypted = secrets.encrypt(_checked_token(source_kind, hub_token))
     _read(model, config)
+    return model
+
+
+def save_new_model(*, actor: Actor, model: RegisteredModel) -> RegisteredModel:
+    """Store what `read_new_model` gave."""
+    model.created_by = actor.user
+    message = f"Model {model.name} registered from {model.source}"
     try:
         with transaction.atomic():
             model.save()
-            _noted(
-                actor, model, kind="model.registered", message=f"Model {name} registered from {model.source}"
-            )
+            _noted(actor, model, kind="model.registered", message=message)
     except IntegrityError:
         raise InvalidSpec(
-            f"There already is a model called {name}; choose another name.", field="name"
+            f"There already is a model called {model.name}; choose another name.", field="name"
         ) from None
     return model
 
@@ -114,10 +143,17 @@ def edit_model(
 
 
 def inspect_model(*, actor: Actor, model: RegisteredModel) -> RegisteredModel:
-    """Read a folder again; a hub id or an object-store address stays unread until it is deployed."""
+    """Read a folder again; a hub id or an object-store address stays unread until it is deployed.
+
+    Raises Conflict where the model was edited meanwhile: what was read may be another folder's.
+    """
     _read(model, model.config if model.source_kind != SourceKind.FOLDER else None)
     with transaction.atomic():
-        model.save(update_fields=READ)
+        written = RegisteredModel.objects.filter(pk=model.pk, version=model.version).update(
+            **{name: getattr(model, name) for name in READ}
+        )
+        if not written:
+            raise _conflict(model.pk)
         _noted(actor, model, kind="model.inspected", message=f"Model {model.name} read again")
     return model
 

@@ -51,10 +51,10 @@ def register_model(
     `problems`; a model with errors is registered all the same, so that they can be looked at.
     """
     caller = caller_of(request)
+    model = actions.read_new_model(**body.model_dump())
 
     def create() -> tuple[int, dict[str, Any]]:
-        model = actions.register_model(actor=caller.actor, **body.model_dump())
-        return 201, model_out(model)
+        return 201, model_out(actions.save_new_model(actor=caller.actor, model=model))
 
     answer = create_once(
         user=caller.user,

@@ -3,7 +3,7 @@
 The constructor imports vLLM, starts the engine, answers a warm-up request and only then returns, so a replica
 that Serve calls RUNNING has generated tokens. Requests arrive as the caller's own bytes; pydantic reads them
 once, here. Module level imports stay light: the build task imports this file too. Private parts of Ray
-and vLLM are touched in this file, loopback.py and worker_facts.py only (versions are pinned).
+and vLLM are touched in the files that docs/decisions/0001-gateway.md names (versions are pinned).
 """
 
 import asyncio

@@ -8,6 +8,9 @@ from typing import Any
 
 from serving.cluster.ranks import group_of
 
+NO_DOMAIN = "none.invalid"
+"""A name that can never be an address (RFC 6761); pictures come inside the request, as data: URLs."""
+
 
 def llm_config(args: dict[str, Any]) -> dict[str, Any]:
     """The fields of Ray's LLMConfig, from the document's `args`.
@@ -43,6 +46,8 @@ def engine_arguments(args: dict[str, Any]) -> dict[str, Any]:
         "worker_extension_cls": "serving.cluster.worker_facts.WorkerFacts",
         "enable_prompt_tokens_details": True,
     }
+    # Else whoever holds a key could have the engine's node fetch any address; an empty list means all.
+    arguments.setdefault("allowed_media_domains", [NO_DOMAIN])
     if args.get("hub_revision"):
         arguments["revision"] = args["hub_revision"]
     if args.get("accelerator_type") is None and pipeline == 1:

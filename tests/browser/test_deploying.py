@@ -32,6 +32,25 @@ def test_the_plan_follows_the_form(open_page: OpenPage) -> None:
     assert page.evaluate("document.activeElement.name") == "price_per_accelerator_hour_usd"
 
 
+def test_the_plan_shown_is_of_what_was_typed_last_however_slow_the_network(open_page: OpenPage) -> None:
+    page = open_page("/deployments/new/?model=tiny")
+    network = page.context.new_cdp_session(page)
+    slow = {"offline": False, "latency": 1200, "downloadThroughput": -1, "uploadThroughput": -1}
+    network.send("Network.emulateNetworkConditions", slow)
+    for context in ("512", "1024", "256"):
+        page.locator("[name=max_model_len]").press_sequentially(context, delay=20)
+        page.wait_for_timeout(300)  # as a person types: the next value while the last is on its way
+        page.fill("[name=max_model_len]", "")
+    page.fill("[name=max_model_len]", "128")
+    expect(page.locator("#plan")).to_contain_text("at the full 128 context")
+
+
+def test_a_chips_arithmetic_opens_under_the_pointer(open_page: OpenPage) -> None:
+    page = open_page("/models/")
+    page.locator(".chip summary").first.hover()
+    expect(page.locator(".chip .arith").first).to_be_visible()
+
+
 def test_the_idle_time_is_asked_for_only_where_it_acts(open_page: OpenPage) -> None:
     page = open_page("/deployments/new/?model=tiny")
     idle = page.locator("[name=idle_before_zero_s]")

@@ -152,7 +152,7 @@ def test_secrets_in_logs_are_blanked(ray: Ray, replica: Replica, as_viewer: Call
         "key rd-abcdefghijklmnopqrstuvwxyz\nredis://:password@host"
     }
     text = "\n".join(as_viewer.get("deployments/chat/logs").json()["lines"])
-    assert text == "token …\nAuthorization: Bearer …\nkey …\nredis://:…@host"
+    assert text == "token …\nAuthorization: Bearer …\nkey …\nredis://…@host"
 
 
 def test_an_outage_of_ray_is_a_503_that_says_so(replica: Replica, as_viewer: Caller) -> None:

@@ -11,8 +11,9 @@ from django.test import Client
 from console.api import api
 from console.api.inputs import CapacityInput, EngineInput
 from console.auth import RANK
+from console.models import User
 from serving.spec import CapacitySpec, EngineSpec
-from tests.unit.api.conftest import Caller, error_of
+from tests.unit.api.conftest import Caller, caller_for, error_of
 
 FILLED = {
     "name": "chat",
@@ -32,6 +33,12 @@ def operations() -> Iterator[tuple[str, str, str]]:
 
 
 ALL = sorted(operations())
+VIEWER_MAY = {
+    ("POST", "/api/v1/plan"),
+    ("POST", "/api/v1/plan/topologies"),
+    ("POST", "/api/v1/me/tokens"),
+    ("DELETE", "/api/v1/me/tokens/987654"),
+}
 
 
 def test_every_noun_and_verb_is_there() -> None:
@@ -65,6 +72,22 @@ def test_an_operation_names_its_role_and_refuses_strangers(
     assert response["WWW-Authenticate"].startswith("Bearer")
     wrong = Caller("rdt-not-a-token").call(method, path)
     assert error_of(wrong, 401)["code"] == "unauthenticated"
+
+
+@pytest.mark.parametrize(("method", "path", "role"), [row for row in ALL if row[0] != "GET"])
+def test_only_what_is_listed_here_is_written_or_computed_for_a_viewer(
+    method: str, path: str, role: str, as_viewer: Caller
+) -> None:
+    """Whatever role the document names."""
+    answer = as_viewer.call(method, path, {} if method in ("POST", "PATCH", "PUT") else None)
+    assert (answer.status_code == 403) == ((method, path) not in VIEWER_MAY)
+
+
+@pytest.mark.parametrize(("method", "path", "role"), ALL)
+def test_the_role_that_an_operation_names_gets_in(method: str, path: str, role: str, db: None) -> None:
+    user = User.objects.create_user("one", password="x", role=role)
+    answer = caller_for(user).call(method, path, {} if method in ("POST", "PATCH", "PUT") else None)
+    assert answer.status_code not in (401, 403)
 
 
 @pytest.mark.parametrize(("method", "path", "role"), [row for row in ALL if row[2] != "viewer"])

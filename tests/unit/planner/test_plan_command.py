@@ -86,6 +86,23 @@ def test_a_model_that_fits_prints_the_whole_answer_without_a_database(tmp_path: 
     )
 
 
+def test_the_answer_has_every_key_that_scripts_rely_on(tmp_path: Path) -> None:
+    wanted = {
+        "verdict", "reasons", "weight_bytes_per_rank", "kv_bytes_per_token_per_rank",
+        "kv_cache_bytes_per_rank", "kv_cache_tokens", "max_concurrency_at_max_model_len", "activation_bytes",
+        "ttft_unloaded_s", "tpot_s", "usd_per_hour", "usd_per_million_output_tokens",
+    }  # fmt: skip
+    for config in (LLAMA_8B, LLAMA_70B, {**LLAMA_8B, "architectures": ["New"]}, b"{"):
+        _, answer = plan(tmp_path, config, "--accelerator", "H100")
+        assert wanted <= set(answer)
+
+
+@pytest.mark.parametrize("option", ["--config", "--safetensors-index"])
+def test_a_folder_in_place_of_a_file_is_named(tmp_path: Path, option: str) -> None:
+    code, answer = plan(tmp_path, LLAMA_8B, "--accelerator", "H100", option, str(tmp_path))
+    assert code == 2 and "is a folder" in " ".join(answer["reasons"])
+
+
 def test_a_given_kv_cache_is_planned_exactly(tmp_path: Path) -> None:
     code, answer = plan(
         tmp_path, LLAMA_8B, "--accelerator", "H100", "--kv-cache-memory-bytes", str(20 << 30),

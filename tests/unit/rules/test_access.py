@@ -14,6 +14,10 @@ from console.models import Role, User
 PUBLIC = {"login", "healthz", "readyz"}
 OWN_CHECK = {"logout"}
 """Answers a POST of anybody by ending the session that came with it."""
+VIEWER_POSTS = {"profile", "playground-history", "conversation-delete", "tokens", "token-revoke"}
+"""Settings, conversations and tokens of one's own."""
+READ_BY_MORE = {"keys"}
+"""Pages that a role may read and a higher one may post to; they check the latter themselves."""
 VALUES: dict[str, Any] = {
     "name": "nothing",
     "verb": "stop",
@@ -75,6 +79,26 @@ def test_a_lower_role_is_refused_with_the_role_it_takes(
     for method in (client.get, client.post):
         answer = method(address(pattern))
         assert answer.status_code == 403 and needed in answer.content.decode().lower()
+
+
+@pytest.mark.parametrize("pattern", GUARDED, ids=lambda p: str(p.name))
+def test_a_viewer_changes_nothing_but_what_is_his_own(
+    pattern: URLPattern, client: Client, viewer: User
+) -> None:
+    """Says which pages a viewer may post to, whatever role the pages themselves name."""
+    if pattern.name in VIEWER_POSTS:
+        return
+    client.force_login(viewer)
+    assert client.post(address(pattern)).status_code in (403, 405)
+
+
+@pytest.mark.parametrize("pattern", GUARDED, ids=lambda p: str(p.name))
+def test_the_role_that_a_page_names_gets_in(pattern: URLPattern, client: Client, db: None) -> None:
+    needed = pattern.callback.required_role  # type: ignore[attr-defined]
+    client.force_login(User.objects.create_user("one", password="x", role=needed))
+    assert client.get(address(pattern)).status_code not in (401, 403)
+    if pattern.name not in READ_BY_MORE:
+        assert client.post(address(pattern)).status_code not in (401, 403)
 
 
 @pytest.mark.parametrize("name", ["login", "healthz"])

@@ -30,6 +30,11 @@ def engine(**changes: object) -> EngineSpec:
         ({"engine_kwargs": {"x": {"\ud800": 1}}}, "must be text"),
         ({"engine_kwargs": {"seed": float("nan")}}, "must be text"),
         ({"engine_kwargs": {"max_num_seqs": 3}}, "concurrent sequences"),
+        ({"engine_kwargs": {"data_parallel_size": 2}}, "replicas"),
+        ({"engine_kwargs": {"worker_cls": "os.system"}}, "code to import"),
+        ({"engine_kwargs": {"kv_transfer_config": {"kv_connector_module_path": "m"}}}, "code to import"),
+        ({"engine_kwargs": {"hf_token": "hf_abc"}}, "stored encrypted"),
+        ({"engine_kwargs": {"allowed_local_media_path": "/"}}, "files of the cluster"),
         ({"surprise": 1}, "Extra inputs"),
     ],
 )

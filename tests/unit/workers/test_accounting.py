@@ -323,6 +323,23 @@ class TestSteps:
         assert not CostEntry.objects.exists()
         assert Replica.objects.get().accounted_until is None
 
+    def test_a_life_that_goes_on_while_its_end_was_reckoned_is_reckoned_again(self, one_replica, monkeypatch):
+        Replica.objects.update(ended_at=START + 30.25)
+        reckoned = accounting._reckoned
+
+        def revived(replicas, *, end):
+            step = reckoned(replicas, end=end)
+            Replica.objects.update(ended_at=None)
+            return step
+
+        monkeypatch.setattr(accounting, "_reckoned", revived)
+        with pytest.raises(accounting.Overtaken):
+            steps(START + 600)
+        monkeypatch.undo()
+        monkeypatch.setattr(accounting, "close_old_connections", lambda: None)
+        steps(START + 600)
+        assert usd_by_kind() == {"scale_down_delay": 540}
+
     def test_a_worker_whose_lease_is_lost_writes_nothing(self, one_replica):
         token = lease.acquire("accounting", holder="test", ttl_s=60, now=time.time())
         lease.acquire("accounting", holder="test", ttl_s=60, now=time.time())

@@ -160,6 +160,20 @@ def test_an_engine_edit_is_proven_again_and_bills_both_replicas(
     assert (old.revision, new.revision) == (1, 2)
 
 
+def test_a_replica_that_ray_leaves_out_once_goes_on_where_it_was(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    engine = ray._engine("model-chat")
+    replicas, engine["replicas"] = engine["replicas"], []
+    reconcile()
+    assert Replica.objects.get().ended_at is not None
+    engine["replicas"] = replicas
+    reconcile()
+    assert Replica.objects.get().ended_at is None
+
+
 def test_stop_frees_it_and_start_brings_it_back(
     ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
 ) -> None:
@@ -429,3 +443,20 @@ def test_what_was_accounted_for_is_not_moved_by_a_later_look(
     replica = Replica.objects.get()
     assert replica.started_at == before.started_at
     assert replica.accounted_until == int(before.started_at) + 60
+
+
+def test_a_life_that_goes_on_after_its_cost_was_shared_out_goes_on_as_a_row_of_its_own(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    before = Replica.objects.get()
+    ended_at = time.time() - 300
+    Replica.objects.update(
+        started_at=ended_at - 100, ended_at=ended_at, settled=True, accounted_until=int(ended_at) + 60
+    )
+    reconcile(2)
+    old, rest = Replica.objects.order_by("started_at")
+    assert old.replica_id == f"{before.replica_id}~1" and old.settled and old.ended_at == ended_at
+    assert (rest.replica_id, rest.started_at, rest.ended_at) == (before.replica_id, ended_at, None)
+    assert not rest.settled and rest.accounted_until == int(ended_at) and rest.ready_at == ended_at
