@@ -15,5 +15,6 @@ app.conf.beat_schedule = {
     "slo": {"task": "workers.slo", "schedule": 30.0, "options": {"expires": 25}},
     "gateway-health": {"task": "workers.gateway_health", "schedule": 30.0, "options": {"expires": 25}},
     "webhooks": {"task": "workers.webhooks", "schedule": 10.0, "options": {"expires": 9}},
+    "accounting": {"task": "workers.accounting", "schedule": 30.0, "options": {"expires": 29.0}},
     "retention": {"task": "workers.retention", "schedule": 3600.0, "options": {"expires": 3000}},
 }

@@ -37,6 +37,8 @@ LABELS = {
     "sends_fast": "Fast burn",
     "sends_slow": "Slow burn",
     "sends_resolved": "When resolved",
+    "api_input_usd_per_million_tokens": "API price, input",
+    "api_output_usd_per_million_tokens": "API price, output",
 }
 
 NOT_SHOWN = frozenset({"kv_cache_is_automatic"})
@@ -84,6 +86,8 @@ def shown(field: str, value: Any) -> str:
         return formats.rate(value)
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if field.startswith("api_"):
+        return f"{formats.usd(value)} per 1M tokens"
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):

@@ -35,7 +35,10 @@ CAPACITY_FIELDS = (
     "target_ongoing_requests",
     "idle_before_zero_s",
     "price_per_accelerator_hour_usd",
+    "api_input_usd_per_million_tokens",
+    "api_output_usd_per_million_tokens",
 )
+PRICES = CAPACITY_FIELDS[-3:]
 UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 SIZE = re.compile(r"^\s*(\d+(?:[.,]\d+)?)\s*([a-zA-Z]*)\s*$")
 
@@ -102,6 +105,19 @@ def _whole(label: str, help_text: str, *, minimum: int, maximum: int, **options:
     widget = forms.NumberInput(attrs={"class": "inp tn", "inputmode": "numeric"})
     return forms.IntegerField(
         label=label, help_text=help_text, min_value=minimum, max_value=maximum, widget=widget, **options
+    )
+
+
+def _api_price(label: str, help_text: str) -> forms.DecimalField:
+    return forms.DecimalField(
+        label=label,
+        help_text=help_text,
+        required=False,
+        min_value=Decimal(0),
+        max_value=Decimal(100_000),
+        max_digits=12,
+        decimal_places=6,
+        widget=forms.NumberInput(attrs={"class": "inp tn", "step": "any"}),
     )
 
 
@@ -191,6 +207,10 @@ class DeploymentForm(forms.Form):
         help_text="US dollars per accelerator (or CPU rank) and hour. Empty: the catalogue's price.",
         widget=forms.NumberInput(attrs={"class": "inp tn", "step": "any"}),
     )
+    api_input_usd_per_million_tokens = _api_price(
+        "API price, input", "Of an API you could buy instead; only to compare with. Empty: no comparison."
+    )
+    api_output_usd_per_million_tokens = _api_price("API price, output", "US dollars per 1M output tokens.")
     load_concurrency = _whole(
         "Requests in flight", "What the plan predicts times and prices for; it changes nothing that runs.",
         minimum=1, maximum=100_000, initial=8, required=False,
@@ -283,10 +303,9 @@ def form_values(spec: dict[str, Any]) -> dict[str, Any]:
     values["engine_kwargs"] = json.dumps(kwargs, indent=2) if kwargs else ""
     target = values["target_ongoing_requests"]
     values["target_ongoing_requests"] = f"{target:g}" if target is not None else None
-    price = values["price_per_accelerator_hour_usd"]
-    values["price_per_accelerator_hour_usd"] = (
-        None if price is None else f"{Decimal(str(price)).normalize():f}"
-    )
+    for name in PRICES:
+        price = values[name]
+        values[name] = None if price is None else f"{Decimal(str(price)).normalize():f}"
     return values
 
 

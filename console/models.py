@@ -106,6 +106,12 @@ class Deployment(models.Model):
     target_ongoing_requests = models.FloatField(default=8.0)
     idle_before_zero_s = models.PositiveIntegerField(null=True, blank=True)
     price_per_accelerator_hour_usd = models.DecimalField(max_digits=12, decimal_places=6, default=Decimal(0))
+    api_input_usd_per_million_tokens = models.DecimalField(
+        max_digits=12, decimal_places=6, null=True, blank=True, help_text="of an API to compare with"
+    )
+    api_output_usd_per_million_tokens = models.DecimalField(
+        max_digits=12, decimal_places=6, null=True, blank=True, help_text="of an API to compare with"
+    )
 
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -195,6 +201,20 @@ class AlertWebhook(models.Model):
     def has_secret(self) -> bool:
         """Whether a secret is stored; without one nothing is sent."""
         return bool(self.secret_encrypted)
+
+
+class MinReplicasChange(models.Model):
+    """The fewest replicas of a deployment from `from_at` on: what says which idle time was kept warm."""
+
+    # No constraint, as with prices: the idle time of a deleted deployment may not have been shared out yet.
+    deployment = models.ForeignKey(
+        Deployment, on_delete=models.DO_NOTHING, db_constraint=False, related_name="min_replicas_changes"
+    )
+    from_at = models.FloatField()
+    min_replicas = models.PositiveIntegerField()
+
+    class Meta:
+        ordering = ["from_at"]
 
 
 class Supply(models.TextChoices):
@@ -387,11 +407,21 @@ class Replica(models.Model):
     log_file_path = models.CharField(max_length=300, blank=True)
     facts = models.JSONField(default=dict, blank=True)
     started_at = models.FloatField()
+    ready_at = models.FloatField(null=True, help_text="when it was first seen running")
+    draining_at = models.FloatField(null=True, help_text="when it was first seen stopping")
     last_seen_at = models.FloatField()
     ended_at = models.FloatField(null=True)
+    accounted_until = models.BigIntegerField(
+        null=True, help_text="its cost up to this second is in CostEntry; null: none of it"
+    )
+    settled = models.BooleanField(default=False, help_text="ended, and its whole cost is in CostEntry")
 
     class Meta:
-        indexes = [models.Index(fields=["deployment_name", "ended_at"])]
+        indexes = [
+            models.Index(fields=["deployment_name", "ended_at"]),
+            models.Index(fields=["deployment", "ended_at"]),
+            models.Index(fields=["started_at"], condition=Q(settled=False), name="replica_unsettled"),
+        ]
 
 
 class PlanCheck(models.Model):
@@ -547,11 +577,68 @@ class RequestRecord(models.Model):
     finish_reason = models.CharField(max_length=30, blank=True)
     error_class = models.CharField(max_length=80, blank=True)
     woke = models.BooleanField(default=False)
+    finished_at = models.FloatField(default=0.0)
+    cost_units = models.BigIntegerField(
+        null=True, help_text="its share of its replica's cost in trillionths of a dollar; null: not known yet"
+    )
 
     class Meta:
         indexes = [
             models.Index(fields=["deployment_name", "started_at"]),
             models.Index(fields=["started_at"]),
+            models.Index(fields=["replica", "finished_at"]),
+            models.Index(fields=["finished_at"], condition=Q(cost_units=None), name="request_unallocated"),
+        ]
+
+
+class CostAccounting(models.Model):
+    """How far costs have been shared out. One row, primary key 1; `version` grows with every step, so that
+    of two workers that reckoned the same step one gets through."""
+
+    until = models.BigIntegerField(null=True, help_text="epoch seconds, a whole minute")
+    version = models.PositiveBigIntegerField(default=0)
+    stepped_at = models.FloatField(null=True)
+
+
+class CostEntry(models.Model):
+    """What one kind of use of one deployment cost within an interval: a part of the ledger of costs.
+
+    `kind` is `request` or a cause of idle time (serving/idle.py). The amount is `whole_usd` dollars and
+    `rest_units` trillionths, so that no sum overflows; a correction may be negative. Every step of the
+    accounting appends rows with its own number as `step`; later those of an hour, and of a day, become one
+    row with step 0. Tokens and requests count in the hour in which the request finished.
+    """
+
+    deployment_id = models.BigIntegerField()
+    deployment_name = models.CharField(max_length=40)
+    at = models.BigIntegerField(help_text="start of the interval, epoch seconds")
+    interval_s = models.PositiveIntegerField(default=3600)
+    kind = models.CharField(max_length=20)
+    key_id = models.BigIntegerField(default=0, help_text="0: none")
+    user_name = models.CharField(max_length=150, blank=True)
+    step = models.PositiveBigIntegerField(default=0)
+    whole_usd = models.BigIntegerField(default=0)
+    rest_units = models.BigIntegerField(default=0)
+    requests = models.BigIntegerField(default=0)
+    prompt_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    completion_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["at", "interval_s", "deployment_id", "kind", "key_id", "user_name", "step"],
+                name="cost_entry_unique",
+            ),
+            models.CheckConstraint(
+                condition=Q(rest_units__gte=0) & Q(rest_units__lt=10**12), name="cost_entry_rest"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["deployment_id", "at"]),
+            models.Index(fields=["key_id", "at"]),
+            models.Index(fields=["at"], condition=Q(step__gt=0), name="cost_entry_unfolded"),
+            models.Index(fields=["at"], condition=Q(interval_s=3600), name="cost_entry_hours"),
         ]
 
 

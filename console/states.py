@@ -124,6 +124,8 @@ def _state(
         "target_ongoing_requests": deployment.target_ongoing_requests,
         "idle_before_zero_s": deployment.idle_before_zero_s,
         "price_per_accelerator_hour_usd": deployment.price_per_accelerator_hour_usd,
+        "api_input_usd_per_million_tokens": deployment.api_input_usd_per_million_tokens,
+        "api_output_usd_per_million_tokens": deployment.api_output_usd_per_million_tokens,
         "cost_per_hour_usd": Decimal(accelerators_alive) * deployment.price_per_accelerator_hour_usd,
         "accelerators": accelerators_alive,
         "accelerators_per_replica": _ranks(engine),

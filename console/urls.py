@@ -17,6 +17,7 @@ PAGES = (
     "accelerators",
     "keys",
     "alerts",
+    "cost",
 )
 
 urlpatterns = [

@@ -60,6 +60,8 @@ IMPORTED_PATH = "_module_path"
 
 SCALAR = (str, int, float, bool, type(None))
 
+API_PRICE = "of an API to compare costs with, US dollars per 1M tokens; null: no comparison"
+
 DeploymentName = Annotated[str, Field(max_length=40, pattern=NAME_PATTERN)]
 
 
@@ -128,6 +130,12 @@ class CapacitySpec(BaseModel):
     price_per_accelerator_hour_usd: Decimal = Field(
         Decimal(0), ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6
     )
+    api_input_usd_per_million_tokens: Decimal | None = Field(
+        None, ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6, description=API_PRICE
+    )
+    api_output_usd_per_million_tokens: Decimal | None = Field(
+        None, ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6, description=API_PRICE
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> CapacitySpec:
@@ -137,6 +145,13 @@ class CapacitySpec(BaseModel):
             )
         if self.min_replicas == 0 and self.idle_before_zero_s is None:
             raise ValueError("min_replicas is 0, so idle_before_zero_s must say after how many idle seconds")
+        given = [self.api_input_usd_per_million_tokens, self.api_output_usd_per_million_tokens]
+        if given.count(None) == 1:
+            missing = "input" if given[0] is None else "output"
+            raise ValueError(
+                f"api_{missing}_usd_per_million_tokens is missing: an API's price is one for input and one"
+                " for output; give both or neither"
+            )
         if self.min_replicas > 0 and self.idle_before_zero_s is not None:
             raise ValueError("idle_before_zero_s only acts with min_replicas 0; set one or clear the other")
         return self

@@ -42,6 +42,20 @@ PROGRESS_COLUMNS = (
     "start_failures",
     "message",
 )
+SEEN_COLUMNS = (
+    "state",
+    "ready_at",
+    "draining_at",
+    "node_id",
+    "node_ip",
+    "pid",
+    "actor_id",
+    "worker_id",
+    "log_file_path",
+    "started_at",
+    "last_seen_at",
+    "ended_at",
+)
 SEEN_GAP_S = 30.0
 """A replica that vanished while nobody looked for longer than this ended when it was last seen."""
 PHASE_EVENTS = {
@@ -80,14 +94,19 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[
                 continue
             name = app.name.removeprefix(MODEL_APP_PREFIX)
             row = known.pop(replica_id, None) or _new_replica(name, replica_id, app, accelerators, now)
+            row = _continued(row) if row.settled else row
             row.state = "RUNNING" if replica.state == "RUNNING" or row.state == "RUNNING" else replica.state
             row.state = replica.state if replica.state == "STOPPING" else row.state
+            row.ready_at = row.ready_at or (now if replica.state == "RUNNING" else None)
+            row.draining_at = row.draining_at or (now if replica.state == "STOPPING" else None)
             row.node_id, row.node_ip, row.pid = replica.node_id, replica.node_ip, replica.pid
             row.actor_id, row.worker_id = replica.actor_id, replica.worker_id
             row.log_file_path = replica.log_file_path
-            row.started_at = replica.started_at or row.started_at
+            if row.accounted_until is None:  # costs that were shared out do not move
+                row.started_at = replica.started_at or row.started_at
             row.last_seen_at, row.ended_at = now, None
-            row.save()
+            # An existing row's other columns are the accounting's: what was read here may be old by now.
+            row.save(update_fields=None if row.pk is None else SEEN_COLUMNS)
         for row in known.values():
             if row.state not in ("RUNNING", "STOPPING"):
                 lost[row.deployment_name] = lost.get(row.deployment_name, 0) + 1
@@ -152,6 +171,28 @@ def _new_replica(
         state="STARTING",
         started_at=now,
         last_seen_at=now,
+    )
+
+
+def _continued(ended: Replica) -> Replica:
+    """The rest of a life whose end was an error, noticed after its cost up to there had been shared out: a
+    new row from that moment on. The old one keeps its costs and gives its id away."""
+    replica_id = ended.replica_id
+    earlier = Replica.objects.filter(replica_id__startswith=f"{replica_id}~").count()
+    Replica.objects.filter(pk=ended.pk).update(replica_id=f"{replica_id}~{earlier + 1}"[:120])
+    began = ended.ended_at or ended.last_seen_at
+    return Replica(
+        deployment_id=ended.deployment_id,
+        deployment_name=ended.deployment_name,
+        replica_id=replica_id,
+        revision=ended.revision,
+        accelerators=ended.accelerators,
+        state=ended.state,
+        facts=ended.facts,
+        started_at=began,
+        ready_at=None if ended.ready_at is None else began,
+        last_seen_at=ended.last_seen_at,
+        accounted_until=int(began),  # which also keeps its beginning from being moved to the old row's
     )
 
 

@@ -19,6 +19,14 @@ def retention() -> None:
     apply_retention()
 
 
+@shared_task(name="workers.accounting", ignore_result=True)
+def accounting() -> None:
+    """Share out what replicas have cost among requests and idle time."""
+    from workers.accounting import share_out
+
+    share_out()
+
+
 @shared_task(name="workers.exact_plans", ignore_result=True)
 def exact_plans() -> None:
     """Build what vLLM's own classes say of the models whose exact plan was asked for."""

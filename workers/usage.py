@@ -118,6 +118,7 @@ def _row(record: UsageRecord, key_ids: set[int], deployments: dict[str, int]) ->
         finish_reason=record.finish_reason,
         error_class=record.error_class,
         woke=record.woke,
+        finished_at=record.finished_at,
     )
 
 

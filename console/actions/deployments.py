@@ -19,6 +19,7 @@ from console.models import (
     Deployment,
     DeploymentStatus,
     DesiredState,
+    MinReplicasChange,
     PriceChange,
     RegisteredModel,
     Revision,
@@ -76,6 +77,7 @@ def create_deployment(
             )
             DeploymentStatus.objects.create(deployment=deployment)
             _price_from_now(deployment, now)
+            _min_replicas_from_now(deployment, now)
             _add_revision(actor, deployment, engine_spec, plan=_stored(plan), note=note or "First revision")
             _noted(
                 actor,
@@ -500,9 +502,11 @@ def _new_generation(deployment: Deployment) -> None:
 def _note_capacity(
     actor: Actor, deployment: Deployment, old: CapacitySpec, new: CapacitySpec, note: str
 ) -> None:
-    """Date a new price and write down what changed of the capacity; nothing when nothing did."""
+    """Date a new price and minimum, and write down what changed of the capacity; nothing when nothing did."""
     if new.price_per_accelerator_hour_usd != old.price_per_accelerator_hour_usd:
         _price_from_now(deployment, time.time())
+    if new.min_replicas != old.min_replicas:
+        _min_replicas_from_now(deployment, time.time())
     if new != old:
         _noted(
             actor,
@@ -520,6 +524,10 @@ def _price_from_now(deployment: Deployment, now: float) -> None:
         from_at=now,
         price_per_accelerator_hour_usd=deployment.price_per_accelerator_hour_usd,
     )
+
+
+def _min_replicas_from_now(deployment: Deployment, now: float) -> None:
+    MinReplicasChange.objects.create(deployment=deployment, from_at=now, min_replicas=deployment.min_replicas)
 
 
 def _conflict(deployment: Deployment) -> Conflict:

@@ -8,6 +8,7 @@ from console.api import (
     access,
     activity,
     cluster,
+    cost,
     deployment_parts,
     deployments,
     plan,
@@ -27,6 +28,8 @@ api = AdminApi(title="Raydeck admin API", version="1", description=DESCRIPTION, 
 api.add_router("/models", registry.router)
 api.add_router("/deployments", deployments.router)
 api.add_router("/deployments", deployment_parts.router)
+api.add_router("/deployments", cost.of_deployment)
+api.add_router("/cost", cost.router)
 api.add_router("/plan", plan.router)
 api.add_router("/accelerators", accelerators.router)
 api.add_router("/cluster", cluster.router)

@@ -25,6 +25,7 @@ TAGS = {
     "accelerators": "Accelerators and their prices",
     "access": "Keys, you and your tokens",
     "cluster": "Cluster",
+    "cost": "Cost",
     "activity": "Events, requests and fleet metrics",
 }
 EXAMPLES: dict[str, dict[str, Any]] = {

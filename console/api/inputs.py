@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ninja import Schema
 from pydantic import ConfigDict, Field, JsonValue
 
-from serving.spec import NAME_HELP
+from serving.spec import API_PRICE, NAME_HELP
 
 LARGEST_VERSION = 2**31 - 1
 EXPECTED_VERSION = "the version you have read; the header If-Match says the same"
@@ -89,13 +89,22 @@ class CapacityInput(Input):
     price_per_accelerator_hour_usd: Decimal | None = Field(
         None, ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6
     )
+    api_input_usd_per_million_tokens: Decimal | None = Field(
+        None, ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6, description=API_PRICE
+    )
+    api_output_usd_per_million_tokens: Decimal | None = Field(
+        None, ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6, description=API_PRICE
+    )
 
     def given(self) -> dict[str, Any]:
         """The fields the caller gave. Null means "by default" where null is no value of its own."""
+        nullable = (
+            "idle_before_zero_s",
+            "api_input_usd_per_million_tokens",
+            "api_output_usd_per_million_tokens",
+        )
         values = self.model_dump(exclude_unset=True)
-        return {
-            name: value for name, value in values.items() if value is not None or name == "idle_before_zero_s"
-        }
+        return {name: value for name, value in values.items() if value is not None or name in nullable}
 
 
 class DeploymentInput(Input):

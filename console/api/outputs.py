@@ -104,6 +104,8 @@ class CapacityOut(Schema):
     target_ongoing_requests: float
     idle_before_zero_s: int | None
     price_per_accelerator_hour_usd: Money
+    api_input_usd_per_million_tokens: Money | None
+    api_output_usd_per_million_tokens: Money | None
 
 
 class DeploymentOut(Schema):

@@ -45,7 +45,7 @@ def test_every_noun_and_verb_is_there() -> None:
     paths = {(method, path) for method, path, _ in ALL}
     for verb in ("start", "stop", "retry", "rollback"):
         assert ("POST", f"/api/v1/deployments/chat/{verb}") in paths
-    for part in ("revisions", "events", "logs", "metrics"):
+    for part in ("revisions", "events", "logs", "metrics", "cost"):
         assert ("GET", f"/api/v1/deployments/chat/{part}") in paths
     for noun in (
         "models",
@@ -53,6 +53,7 @@ def test_every_noun_and_verb_is_there() -> None:
         "accelerators",
         "keys",
         "cluster",
+        "cost",
         "me",
         "me/tokens",
         "events",

@@ -423,3 +423,55 @@ def test_a_worker_that_lost_its_lease_writes_nothing(
     with pytest.raises(LeaseLost):
         reconcile()
     assert ray.puts == [] and not ClusterStatus.objects.exists()
+
+
+def test_when_a_replica_was_ready_and_when_it_began_to_drain_is_noted_once(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    reconcile()
+    ray.place("model-chat")
+    reconcile()
+    assert Replica.objects.get().ready_at is None
+    ray.finish("model-chat")
+    reconcile(2)
+    ready_at = Replica.objects.get().ready_at
+    assert ready_at is not None and Replica.objects.get().draining_at is None
+    ray._replica("model-chat")["state"] = "STOPPING"
+    reconcile()
+    draining_at = Replica.objects.get().draining_at
+    assert draining_at is not None and draining_at > ready_at
+    reconcile()
+    replica = Replica.objects.get()
+    assert (replica.ready_at, replica.draining_at) == (ready_at, draining_at)
+
+
+def test_what_was_accounted_for_is_not_moved_by_a_later_look(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    before = Replica.objects.get()
+    Replica.objects.update(accounted_until=int(before.started_at) + 60)
+    ray._replica("model-chat")["start_time_s"] = before.started_at - 500
+    reconcile()
+    replica = Replica.objects.get()
+    assert replica.started_at == before.started_at
+    assert replica.accounted_until == int(before.started_at) + 60
+
+
+def test_a_life_that_goes_on_after_its_cost_was_shared_out_goes_on_as_a_row_of_its_own(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    before = Replica.objects.get()
+    ended_at = time.time() - 300
+    Replica.objects.update(
+        started_at=ended_at - 100, ended_at=ended_at, settled=True, accounted_until=int(ended_at) + 60
+    )
+    reconcile(2)
+    old, rest = Replica.objects.order_by("started_at")
+    assert old.replica_id == f"{before.replica_id}~1" and old.settled and old.ended_at == ended_at
+    assert (rest.replica_id, rest.started_at, rest.ended_at) == (before.replica_id, ended_at, None)
+    assert not rest.settled and rest.accounted_until == int(ended_at) and rest.ready_at == ended_at
