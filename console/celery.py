@@ -12,5 +12,6 @@ app.conf.imports = ("workers.tasks",)
 app.conf.beat_schedule = {
     # `expires`: a tick that found no worker is worthless once the next one is due.
     "reconcile": {"task": "workers.reconcile", "schedule": 5.0, "options": {"expires": 4.5}},
+    "limits": {"task": "workers.limits", "schedule": 5.0, "options": {"expires": 4.5}},
     "retention": {"task": "workers.retention", "schedule": 3600.0, "options": {"expires": 3000}},
 }

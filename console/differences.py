@@ -26,6 +26,13 @@ LABELS = {
     "target_ongoing_requests": "Add a replica above",
     "idle_before_zero_s": "Asleep after",
     "price_per_accelerator_hour_usd": "Price per accelerator-hour",
+    "requests_per_minute": "Requests per minute",
+    "tokens_per_minute": "Tokens per minute",
+    "requests_in_flight": "Requests in flight",
+    "budget_usd_per_day": "Budget per day",
+    "budget_usd_per_month": "Budget per month",
+    "deployments": "Allowed deployments",
+    "expires_at": "Expires",
 }
 
 
@@ -65,6 +72,12 @@ def shown(field: str, value: Any) -> str:
         return formats.duration(value)
     if field == "price_per_accelerator_hour_usd":
         return formats.rate(value)
+    if field in ("requests_per_minute", "tokens_per_minute", "requests_in_flight"):
+        return f"{value:,}"
+    if field in ("budget_usd_per_day", "budget_usd_per_month"):
+        return formats.usd(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):

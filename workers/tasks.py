@@ -25,3 +25,11 @@ def exact_plans() -> None:
     from workers.exact_plans import run_exact_plans
 
     run_exact_plans()
+
+
+@shared_task(name="workers.limits", ignore_result=True)
+def limits() -> None:
+    """Tell the gateway what has been spent, and note what it says of its limits."""
+    from workers.limits import publish_limits
+
+    publish_limits()

@@ -20,7 +20,7 @@ from console.actions.deployments import (
     start_deployment,
     stop_deployment,
 )
-from console.actions.keys import create_key, revoke_key
+from console.actions.keys import create_key, edit_key, revoke_key
 from console.actions.models import delete_model, edit_model, inspect_model, register_model
 from console.events import SYSTEM, Actor
 
@@ -35,6 +35,7 @@ __all__ = [
     "delete_model",
     "edit_accelerator",
     "edit_deployment",
+    "edit_key",
     "edit_model",
     "inspect_model",
     "register_model",

@@ -105,6 +105,33 @@ class CapacityOut(Schema):
     price_per_accelerator_hour_usd: Money
 
 
+class LimitsOut(Schema):
+    """What a deployment's callers may use together; null is no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    requests_in_flight: int | None = None
+    budget_usd_per_day: Money | None = None
+    budget_usd_per_month: Money | None = None
+
+
+class KeyLimitsOut(LimitsOut):
+    """What a key may use, ask, and until when; null is no limit."""
+
+    deployments: list[str] | None = None
+    expires_at: datetime | None = None
+
+
+class LimitUseOut(Schema):
+    """How much of the limits is used now; null where it is not limited or cannot be read."""
+
+    requests_last_minute: int | None
+    tokens_last_minute: int | None
+    requests_in_flight: int | None
+    spent_usd_today: Money | None
+    spent_usd_this_month: Money | None
+
+
 class DeploymentOut(Schema):
     """A deployment: what is wanted, what was seen, and how old that is."""
 
@@ -125,6 +152,7 @@ class DeploymentOut(Schema):
     generation: int
     engine: dict[str, Any]
     capacity: CapacityOut
+    limits: LimitsOut
     topology: str
     replicas_running: int
     replicas_target: int
@@ -242,9 +270,17 @@ class KeyOut(Schema):
     id: int
     name: str
     prefix: str
+    version: int
+    limits: KeyLimitsOut
     created_at: datetime
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+
+class KeyDetail(KeyOut):
+    """A gateway key with the use of its limits now."""
+
+    use: LimitUseOut
 
 
 class NewKeyOut(KeyOut):
@@ -312,8 +348,10 @@ class RequestOut(Schema):
     cached_tokens: int | None
     completion_tokens: int | None
     gateway_s: float | None
+    held_s: float | None
     queue_s: float | None
     prefill_s: float | None
+    engine_decode_s: float | None
     ttft_s: float | None
     tpot_s: float | None
     decode_s: float | None
