@@ -84,7 +84,7 @@ def with_engine(stats: dict[str, Any], engine: dict[str, Any] | None) -> dict[st
     where only pieces could be counted. static/js/chat_answer.js does the same for a reply just ended."""
     if not engine:
         return stats
-    merged = {**stats, "engine_ttft_s": engine["engine_ttft_s"]}
+    merged = {**stats, "engine_ttft_s": engine["engine_ttft_s"], "parts": engine.get("parts") or []}
     if stats.get("tokens_counted") and engine["completion_tokens"] is not None:
         merged |= _recounted(stats, int(engine["completion_tokens"]))
     if stats.get("prompt_tokens") is None:

@@ -13,6 +13,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from console import request_log
 from console.chat_request import ChatRequest
 from console.models import ChatMessage, Conversation, RequestRecord, User
 
@@ -100,14 +101,15 @@ def add_reply(*, conversation_id: int, content: str, state: str, stats: dict[str
 
 def engine_figures(*, user: User, request_ids: list[str]) -> dict[str, dict[str, Any]]:
     """What the usage records say of the user's own requests: `engine_ttft_s` (queue + prefill on the engine's
-    clock), `prompt_tokens` and `completion_tokens` as the engine counted, an aborted reply's too. A record
-    arrives a second or two after its reply."""
+    clock), `prompt_tokens` and `completion_tokens` as the engine counted, an aborted reply's too, and the
+    `parts` of the request's time. A record arrives a second or two after its reply."""
     found = RequestRecord.objects.filter(pk__in=request_ids, user_name=user.username)
     return {
         record.pk: {
             "engine_ttft_s": _sum(record.queue_s, record.prefill_s),
             "prompt_tokens": record.prompt_tokens,
             "completion_tokens": record.completion_tokens,
+            "parts": request_log.waterfall(record),
         }
         for record in found
     }

@@ -361,3 +361,23 @@ class RequestOut(Schema):
     finish_reason: str
     error_class: str
     woke: bool
+
+
+class PartOut(Schema):
+    """One stretch of a request's time."""
+
+    name: str = Field(description="gateway, held, hop, queue, prefill, decode, rest or engine")
+    label: str
+    start_s: float = Field(description="seconds from the request's start")
+    seconds: float
+    how: str = Field(description="measured (by the gateway's or the engine's clock) or derived")
+
+
+class RequestDetail(RequestOut):
+    """One request with its waterfall."""
+
+    # The list's aliases are those of a row; here the fields have their own names already.
+    user: str
+    deployment: str
+    parts: list[PartOut]
+    neighbours: int | None = Field(description="other requests on the same replica at the same time")

@@ -1,5 +1,5 @@
 // One answer on the page: its versions, the bar of its times, its figures, and what went wrong.
-import { MISSING_TEXT, figure, usdShort } from './chat_figures.js';
+import { MISSING_TEXT, figure, split, usdShort } from './chat_figures.js';
 import { ReplyView, showReply } from './chat_render.js';
 import { duration, ms, seconds } from './fmt.js';
 
@@ -81,6 +81,7 @@ export class Answer {
       if (!engine.known) continue;
       const { stats } = version;
       stats.engine_ttft_s = engine.engine_ttft_s;
+      stats.parts = engine.parts;
       stats.prompt_tokens ??= engine.prompt_tokens;
       if (stats.tokens_counted && engine.completion_tokens !== null) recount(stats, engine.completion_tokens);
       if (version === this.current) this.#figures(version);
@@ -105,6 +106,7 @@ export class Answer {
     this.body.hidden = isEmpty;
     this.#bar(isEmpty ? {} : stats);
     this.#meta(isEmpty ? {} : stats);
+    split(this.#find('parts'), isEmpty ? [] : stats.parts ?? []);
     const several = this.versions.length > 1 && !streaming;
     this.#find('versions').hidden = !several;
     this.#find('version').textContent = `${this.shown + 1}/${this.versions.length}`;

@@ -140,3 +140,32 @@ def test_a_keys_limits_are_read_and_changed(as_operator: Caller, as_viewer: Call
 def test_a_bad_limit_names_its_field(limits: dict[str, Any], field: str, as_operator: Caller) -> None:
     assert error_of(as_operator.post("keys", {"name": "bot", "limits": limits}), 400)["field"] == field
     assert ApiKey.objects.count() == 0
+
+
+def test_a_request_has_its_parts_that_add_up(as_viewer: Caller, deployment: Deployment) -> None:
+    figures = {"gateway_s": 0.001, "held_s": 0.0, "queue_s": 0.01, "prefill_s": 0.1, "engine_decode_s": 0.5}
+    one = make_request(1, e2e_s=0.65, replica="r", user_name="ada", **figures)
+    body = as_viewer.get(f"requests/{one.pk}").json()
+    assert [(part["name"], part["how"]) for part in body["parts"]] == [
+        ("gateway", "measured"),
+        ("hop", "derived"),
+        ("queue", "measured"),
+        ("prefill", "measured"),
+        ("decode", "measured"),
+    ]
+    assert sum(part["seconds"] for part in body["parts"]) == pytest.approx(0.65, abs=1e-5)
+    assert (body["neighbours"], body["user"], body["deployment"]) == (0, "ada", "chat")
+    assert error_of(as_viewer.get("requests/nothing"), 404)["code"] == "not_found"
+
+
+def test_requests_are_filtered_by_status_failure_and_time(as_viewer: Caller, deployment: Deployment) -> None:
+    make_request(1, e2e_s=0.5)
+    make_request(2, e2e_s=5.0, status=429, outcome="refused")
+    make_request(3, status=503, outcome="refused")
+
+    def ids(query: str) -> list[int]:
+        return [int(row["id"], 16) for row in as_viewer.get(f"requests?{query}").json()["items"]]
+
+    assert ids("status=429") == [2] and ids("failed=true") == [3] and ids("slower_than_s=1") == [2]
+    assert ids("since=1700000001.25") == [3, 2] and ids("until=1700000001") == [1]
+    assert ids("slower_than_p95=true") == []

@@ -21,6 +21,7 @@ FILLED = {
     "key_id": "1",
     "token_id": "987654",
     "digest": "0" * 64,
+    "request_id": "f" * 32,
 }
 
 
