@@ -26,6 +26,8 @@ from console.forms import (
     form_values,
     initial_of,
 )
+from console.limit_forms import LIMIT_FIELDS
+from console.limit_rows import deployment_lines
 from console.models import Deployment
 from console.placements import known_nodes
 from console.views import deployment_logs, deployment_pages
@@ -70,6 +72,7 @@ def deployment_new(request: HttpRequest) -> HttpResponse:
             model=form.cleaned_data["model"],
             engine=form.engine(),
             capacity=form.capacity(),
+            limits=form.limits(),
             note=form.cleaned_data["note"],
         )
     except RaydeckError as error:
@@ -100,6 +103,7 @@ def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
             expected_version=form.cleaned_data["expected_version"],
             engine=form.engine(),
             capacity=form.capacity(),
+            limits=form.limits(),
             model=form.cleaned_data["model"],
             note=form.cleaned_data["note"],
         )
@@ -230,6 +234,7 @@ def _form_page(
         "form": form,
         "deployment": deployment,
         "plan": make_plan(form, name=deployment.name if deployment else None),
+        "limit_lines": deployment_lines(deployment) if deployment else [],
         **more,
     }
     return render(request, "deployments/form.html", context, status=status)
@@ -241,9 +246,9 @@ def _conflict_page(
     """Theirs beside yours; the form keeps yours and, sent again, is measured against their version."""
     form.add_error(None, error.message)
     theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
-    yours = {**form.engine(), **form.capacity(), "model": form.cleaned_data["model"]}
+    yours = {**form.engine(), **form.capacity(), **form.limits(), "model": form.cleaned_data["model"]}
     yours = {name: yours[name] if yours[name] != "" else None for name in yours}
-    fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, "model")
+    fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, *LIMIT_FIELDS, "model")
     rows: list[Difference] = differences({name: theirs.get(name) for name in fields}, yours)
     form.data = {**form.data.dict(), "expected_version": str(error.current.get("version", ""))}  # type: ignore[attr-defined]
     return _form_page(
