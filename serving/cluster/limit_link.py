@@ -121,6 +121,7 @@ class Link:
             self._watch = asyncio.get_running_loop().call_later(wait_s, self._look_at_oldest, left_s <= 0)
             return
         self._lost("no answer in time")
+        self._settled.set()  # the next connection may take as long: nobody waits for it
         if self._session_task is not None:
             self._session_task.cancel()
 

@@ -75,10 +75,19 @@ class Memory:
 
     def __init__(self) -> None:
         self.windows: dict[str, Window] = {}
+        self._full: dict[Limits, tuple[int, float]] = {}
+
+    def note_refusal(self, refused: Refusal, now: float) -> None:
+        """Redis refused: for all replicas together that scope is full until then, also when Redis is away."""
+        if refused.what != IN_FLIGHT:  # that one may end at any moment
+            self._full[refused.limits] = refused.what, now + refused.wait_s
 
     def refusal(self, limits: Iterable[Limits], now: float) -> Refusal | None:
         """Whether one of the scopes refuses; nothing is counted."""
         for one in limits:
+            what, until = self._full.get(one, (0, 0.0))
+            if now < until:
+                return Refusal(what, one, until - now)
             window = self.windows.get(one.scope)
             refused = window.refusal(one, now) if window is not None else None
             if refused is not None:
@@ -109,6 +118,8 @@ class Memory:
 
     def forget(self, now: float) -> None:
         """Let go of what is old, in every scope."""
+        if self._full:
+            self._full = {limits: entry for limits, entry in self._full.items() if now < entry[1]}
         for scope, window in list(self.windows.items()):
             window.forget(now)
             if window.is_empty:

@@ -76,7 +76,9 @@ class Limiter:
         now = time.monotonic()
         if type(answer) is list:
             what, place, wait_us = answer
-            return Refusal(what, counted[place], wait_us / US)
+            refused = Refusal(what, counted[place], wait_us / US)
+            self._memory.note_refusal(refused, now)
+            return refused
         if answer != store.ADMITTED:
             refused = self._memory.refusal(counted, now)
             if refused is not None:
