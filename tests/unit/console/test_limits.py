@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,6 +259,18 @@ def test_what_was_spent_reaches_redis_and_the_page(
     use = limit_use.of_key(key)
     assert (use.requests_last_minute, use.spent_usd_today) == (1, Decimal("0"))
     assert use.requests_in_flight is None and use.spent_usd_this_month is None
+
+
+def test_what_the_gateway_says_of_its_limits_is_written_down(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: Any = {"limits": {"redis": "away"}}
+    monkeypatch.setattr(worker.httpx, "get", lambda *_, **__: SimpleNamespace(json=lambda: said))
+    worker.note_gateway(100.0)
+    assert ClusterStatus.objects.get().gateway_limits == {"redis": "away", "at": 100.0}
+    said["limits"] = "nothing"
+    worker.note_gateway(200.0)
+    assert ClusterStatus.objects.get().gateway_limits["at"] == 100.0
 
 
 def test_use_is_not_known_while_redis_is_away(actor: Actor) -> None:
