@@ -16,5 +16,6 @@ app.conf.beat_schedule = {
     "gateway-health": {"task": "workers.gateway_health", "schedule": 30.0, "options": {"expires": 25}},
     "webhooks": {"task": "workers.webhooks", "schedule": 10.0, "options": {"expires": 9}},
     "accounting": {"task": "workers.accounting", "schedule": 30.0, "options": {"expires": 29.0}},
+    "limits": {"task": "workers.limits", "schedule": 5.0, "options": {"expires": 4.5}},
     "retention": {"task": "workers.retention", "schedule": 3600.0, "options": {"expires": 3000}},
 }

@@ -85,7 +85,7 @@ def with_engine(stats: dict[str, Any], engine: dict[str, Any] | None) -> dict[st
     static/js/chat_answer.js does the same for a reply just ended."""
     if not engine:
         return stats
-    merged = {**stats, "engine_ttft_s": engine["engine_ttft_s"]}
+    merged = {**stats, "engine_ttft_s": engine["engine_ttft_s"], "parts": engine.get("parts") or []}
     if engine.get("allocated_usd") is not None:
         merged["allocated_usd"] = engine["allocated_usd"]
     if stats.get("tokens_counted") and engine["completion_tokens"] is not None:

@@ -39,6 +39,13 @@ LABELS = {
     "sends_resolved": "When resolved",
     "api_input_usd_per_million_tokens": "API price, input",
     "api_output_usd_per_million_tokens": "API price, output",
+    "requests_per_minute": "Requests per minute",
+    "tokens_per_minute": "Tokens per minute",
+    "requests_in_flight": "Requests in flight",
+    "budget_usd_per_day": "Budget per day",
+    "budget_usd_per_month": "Budget per month",
+    "deployments": "Allowed deployments",
+    "expires_at": "Expires",
 }
 
 NOT_SHOWN = frozenset({"kv_cache_is_automatic"})
@@ -59,7 +66,9 @@ class Difference:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
     """The fields of either map whose values differ, in the form's order."""
-    before, after = ({**{k: v for k, v in UNSAID.items() if one}, **one} for one in (before, after))
+    named = before.keys() | after.keys()
+    unsaid = {name: value for name, value in UNSAID.items() if name in named}
+    before, after = {**unsaid, **before} if before else before, {**unsaid, **after} if after else after
     fields = [*LABELS, *sorted((before.keys() | after.keys()) - LABELS.keys() - NOT_SHOWN)]
     return [
         Difference(
@@ -88,6 +97,12 @@ def shown(field: str, value: Any) -> str:
         return "yes" if value else "no"
     if field.startswith("api_"):
         return f"{formats.usd(value)} per 1M tokens"
+    if field in ("requests_per_minute", "tokens_per_minute", "requests_in_flight"):
+        return f"{value:,}"
+    if field in ("budget_usd_per_day", "budget_usd_per_month"):
+        return formats.usd(value)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, dict):

@@ -14,6 +14,7 @@ from typing import Any
 from django import forms
 
 from console.accelerators import catalogue_entries
+from console.limit_forms import LIMIT_FIELDS, LimitFields, limit_values
 from console.models import Deployment, RegisteredModel
 from serving.errors import RaydeckError
 from serving.spec import DTYPES, NAME_HELP
@@ -121,8 +122,8 @@ def _api_price(label: str, help_text: str) -> forms.DecimalField:
     )
 
 
-class DeploymentForm(forms.Form):
-    """Model, engine and capacity of a deployment."""
+class DeploymentForm(LimitFields):
+    """Model, engine, capacity and limits of a deployment."""
 
     model = forms.ChoiceField(label="Model", widget=forms.Select(attrs={"class": "sel"}))
     name = forms.CharField(
@@ -289,7 +290,9 @@ def initial_of(deployment: Deployment) -> dict[str, Any]:
     """A form's initial values from a deployment as it is."""
     engine = deployment.current_revision.engine if deployment.current_revision else {}
     values = form_values({**engine, **{name: getattr(deployment, name) for name in CAPACITY_FIELDS}})
-    return {**values, "model": deployment.model.name, "expected_version": deployment.version}
+    given = limit_values(deployment.limits)
+    limits = {name: given[name] for name in LIMIT_FIELDS}
+    return {**values, **limits, "model": deployment.model.name, "expected_version": deployment.version}
 
 
 def form_values(spec: dict[str, Any]) -> dict[str, Any]:

@@ -112,6 +112,7 @@ class Deployment(models.Model):
     api_output_usd_per_million_tokens = models.DecimalField(
         max_digits=12, decimal_places=6, null=True, blank=True, help_text="of an API to compare with"
     )
+    limits = models.JSONField(default=dict, blank=True, help_text="serving.limits.DeploymentLimits")
 
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -282,12 +283,15 @@ class KeyKind(models.TextChoices):
 
 
 class ApiKey(models.Model):
-    """A key for the gateway. Only its HMAC digest is stored (serving/keys.py)."""
+    """A key for the gateway. Only its HMAC digest is stored (serving/keys.py); `version` grows with every
+    edit and settles races between two operators."""
 
     name = models.CharField(max_length=80)
     digest = models.CharField(max_length=64, unique=True)
     prefix = models.CharField(max_length=12)
     kind = models.CharField(max_length=8, choices=KeyKind.choices, default=KeyKind.USER)
+    limits = models.JSONField(default=dict, blank=True, help_text="serving.limits.KeyLimits")
+    version = models.PositiveIntegerField(default=1)
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -354,6 +358,9 @@ class ClusterStatus(models.Model):
     ray_version = models.CharField(max_length=40, blank=True)
     nodes = models.JSONField(default=list)
     gateway_status = models.CharField(max_length=20, blank=True)
+    gateway_limits = models.JSONField(
+        default=dict, blank=True, help_text="what the gateway last said of its limits, and `at`"
+    )
     put_digest = models.CharField(max_length=64, blank=True)
     put_at = models.FloatField(null=True)
     rejected_digest = models.CharField(max_length=64, blank=True)
@@ -566,8 +573,10 @@ class RequestRecord(models.Model):
     cached_tokens = models.PositiveIntegerField(null=True)
     completion_tokens = models.PositiveIntegerField(null=True)
     gateway_s = models.FloatField(null=True)
+    held_s = models.FloatField(null=True, help_text="waiting for a sleeping deployment")
     queue_s = models.FloatField(null=True)
     prefill_s = models.FloatField(null=True)
+    engine_decode_s = models.FloatField(null=True, help_text="first to last token by the engine's clock")
     ttft_s = models.FloatField(null=True)
     tpot_s = models.FloatField(null=True)
     decode_s = models.FloatField(null=True)
@@ -588,6 +597,8 @@ class RequestRecord(models.Model):
             models.Index(fields=["started_at"]),
             models.Index(fields=["replica", "finished_at"]),
             models.Index(fields=["finished_at"], condition=Q(cost_units=None), name="request_unallocated"),
+            models.Index(fields=["key", "started_at"]),
+            models.Index(fields=["replica", "started_at"]),
         ]
 
 

@@ -33,6 +33,7 @@ NOT_ON_PHONE_BAR = "models"
 MANAGE = (
     ("accelerators", "accelerators", "Accelerators", "Accelerators", "cpu"),
     ("alerts", "alerts", "Alerts", "Alerts", "triangle-alert"),
+    ("requests", "requests", "Requests", "Requests", "clock"),
     ("activity", "activity", "Activity", "Activity", "activity"),
     ("keys", "keys", "API keys", "Keys", "key-round"),
     ("api", "api-docs", "API reference", "API", "book-open"),
@@ -45,6 +46,7 @@ SECTION_OF_PREFIX = {
     "conversation": "playground",
     "accelerator": "accelerators",
     "alert": "alerts",
+    "request": "requests",
     "activity": "activity",
     "cost": "cost",
     "key": "keys",

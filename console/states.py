@@ -131,6 +131,7 @@ def _state(
         "accelerators_per_replica": _ranks(engine),
         "topology": topology_words(engine),
         "engine": engine,
+        "limits": deployment.limits,
         "colour": deployment.colour,
         "phases": timeline(deployment, status, phase, now),
         "ready_in_s": status.ready_at - started if status.ready_at is not None and started else None,

@@ -18,6 +18,7 @@ PAGES = (
     "keys",
     "alerts",
     "cost",
+    "request_log",
 )
 
 urlpatterns = [

@@ -113,6 +113,7 @@ def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: Clus
             "reason": spec.reason,
             "hold_s": table.hold_s,
             "created": spec.created_at,
+            **({"limits": spec.limits} if spec.limits else {}),
         }
         for spec in specs
     }

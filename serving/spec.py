@@ -171,6 +171,7 @@ class DeploymentSpec(BaseModel):
     created_at: int = 0
     engine: EngineSpec
     capacity: CapacitySpec
+    limits: dict[str, Any] = Field(default_factory=dict, description="as the gateway reads them")
     secret_env: dict[str, str] = Field(default_factory=dict, repr=False)
 
 

@@ -43,8 +43,10 @@ class UsageRecord:
     cached_tokens: int | None
     completion_tokens: int | None
     gateway_s: float | None
+    held_s: float | None
     queue_s: float | None
     prefill_s: float | None
+    engine_decode_s: float | None
     ttft_s: float | None
     tpot_s: float | None
     decode_s: float | None
@@ -127,7 +129,17 @@ def read_record(text: str | bytes) -> UsageRecord:
     )
 
 
-DURATIONS = ("gateway_s", "queue_s", "prefill_s", "ttft_s", "tpot_s", "decode_s", "e2e_s")
+DURATIONS = (
+    "gateway_s",
+    "held_s",
+    "queue_s",
+    "prefill_s",
+    "engine_decode_s",
+    "ttft_s",
+    "tpot_s",
+    "decode_s",
+    "e2e_s",
+)
 
 
 def _text(raw: dict[str, Any], name: str, *, longest: int) -> str:

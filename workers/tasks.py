@@ -57,3 +57,11 @@ def webhooks() -> None:
     from workers.webhooks import deliver_in_turn
 
     deliver_in_turn()
+
+
+@shared_task(name="workers.limits", ignore_result=True)
+def limits() -> None:
+    """Tell the gateway what has been spent, and note what it says of its limits."""
+    from workers.limits import publish_limits
+
+    publish_limits()

@@ -21,7 +21,7 @@ from console.actions.deployments import (
     start_deployment,
     stop_deployment,
 )
-from console.actions.keys import create_key, revoke_key
+from console.actions.keys import create_key, edit_key, revoke_key
 from console.actions.models import (
     delete_model,
     edit_model,
@@ -44,6 +44,7 @@ __all__ = [
     "delete_model",
     "edit_accelerator",
     "edit_deployment",
+    "edit_key",
     "edit_model",
     "edit_slo",
     "edit_webhook",

@@ -28,6 +28,7 @@ from console.placements import check_against_cluster
 from console.planning import check_plan, plan_engine
 from console.wakeup import wake_reconciler
 from serving.errors import Conflict, InvalidSpec, NotFound
+from serving.limits import DeploymentLimits
 from serving.planner.report import read_stored, stored
 from serving.planner.result import Plan
 from serving.render import cpu_kv_cache_bytes
@@ -53,6 +54,7 @@ def create_deployment(
     model: str,
     engine: dict[str, Any],
     capacity: dict[str, Any],
+    limits: dict[str, Any] | None = None,
     note: str = "",
 ) -> Deployment:
     """Create a deployment with revision 1. Refused with the arithmetic when the cluster cannot hold it."""
@@ -60,6 +62,7 @@ def create_deployment(
     registered = _model(model)
     engine_spec = make_engine(registered, engine)
     capacity_spec = make_capacity(with_catalogue_price(capacity, engine_spec))
+    stored_limits = validated(DeploymentLimits, limits or {}).stored()
     if Deployment.objects.filter(name=name).exists():
         raise _name_taken(name)
     plan = checked_plan(engine_spec, registered, capacity_spec)
@@ -73,6 +76,7 @@ def create_deployment(
                 requested_at=now,
                 colour=Deployment.objects.count() % COLOURS + 1,
                 created_by=actor.user,
+                limits=stored_limits,
                 **capacity_spec.model_dump(),
             )
             DeploymentStatus.objects.create(deployment=deployment)
@@ -84,7 +88,11 @@ def create_deployment(
                 deployment,
                 kind="deployment.created",
                 message=f"{name} created with {registered.name}",
-                after={"engine": _engine_json(engine_spec), "capacity": _capacity_json(capacity_spec)},
+                after={
+                    "engine": _engine_json(engine_spec),
+                    "capacity": _capacity_json(capacity_spec),
+                    **({"limits": stored_limits} if stored_limits else {}),
+                },
             )
     except IntegrityError:
         raise _name_taken(name) from None
@@ -98,10 +106,11 @@ def edit_deployment(
     expected_version: int,
     engine: dict[str, Any] | None = None,
     capacity: dict[str, Any] | None = None,
+    limits: dict[str, Any] | None = None,
     model: str | None = None,
     note: str = "",
 ) -> Deployment:
-    """Change engine (a new revision, new replicas) and capacity (in place); partial maps are enough.
+    """Change engine (a new revision, new replicas), capacity and limits (in place); partial maps are enough.
 
     Raises Conflict when the deployment's version is not the expected one: nothing is changed then.
     """
@@ -111,35 +120,57 @@ def edit_deployment(
     old_engine, old_capacity = engine_of(deployment), capacity_of(deployment)
     new_engine, registered = _edited_engine(deployment, old_engine, engine, model)
     new_capacity = edited_capacity(old_capacity, capacity or {}, old_engine.accelerator_type, new_engine)
+    new_limits = validated(DeploymentLimits, {**deployment.limits, **(limits or {})}).stored()
     is_new_engine = _differs(new_engine, old_engine)
-    if not is_new_engine and new_capacity == old_capacity:
+    if not is_new_engine and (new_capacity, new_limits) == (old_capacity, deployment.limits):
         if note:
             raise InvalidSpec("A note goes with a change, and nothing else was changed.", field="note")
         return deployment
     plan = checked_plan(new_engine, registered, new_capacity) if is_new_engine else plan_of(deployment)
-    if deployment.desired_state == DesiredState.RUNNING:
+    # Limits claim nothing: they can be set however full the cluster is.
+    if deployment.desired_state == DesiredState.RUNNING and (is_new_engine or new_capacity != old_capacity):
         check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, plan=plan)
+    old_limits = dict(deployment.limits)
     with transaction.atomic():
-        _claim_version(deployment, expected_version, model=registered, **new_capacity.model_dump())
+        _claim_version(
+            deployment, expected_version, model=registered, limits=new_limits, **new_capacity.model_dump()
+        )
         _note_capacity(actor, deployment, old_capacity, new_capacity, note)
-        if is_new_engine:
-            revision = _add_revision(
-                actor,
-                deployment,
-                new_engine,
-                plan=_stored(plan),
-                note=note or words(_engine_json(old_engine), _engine_json(new_engine)),
-            )
-            _new_generation(deployment)
+        if new_limits != old_limits:
             _noted(
                 actor,
                 deployment,
-                kind="deployment.revision",
-                message=f"Revision {revision.number}: {revision.note}",
-                before=_engine_json(old_engine),
-                after=_engine_json(new_engine),
+                kind="deployment.limits",
+                message=_with_note(words(old_limits, new_limits), note),
+                before=old_limits,
+                after=new_limits,
             )
+        if is_new_engine:
+            _note_new_engine(actor, deployment, old_engine, new_engine, plan=_stored(plan), note=note)
     return deployment
+
+
+def _note_new_engine(
+    actor: Actor,
+    deployment: Deployment,
+    old: EngineSpec,
+    new: EngineSpec,
+    *,
+    plan: dict[str, Any] | None,
+    note: str,
+) -> None:
+    revision = _add_revision(
+        actor, deployment, new, plan=plan, note=note or words(_engine_json(old), _engine_json(new))
+    )
+    _new_generation(deployment)
+    _noted(
+        actor,
+        deployment,
+        kind="deployment.revision",
+        message=f"Revision {revision.number}: {revision.note}",
+        before=_engine_json(old),
+        after=_engine_json(new),
+    )
 
 
 def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int | None = None) -> Deployment:
@@ -214,7 +245,11 @@ def delete_deployment(*, actor: Actor, name: str, typed_name: str | None = None)
     with transaction.atomic():
         # As stored, not validated: what an older version wrote must be deletable too.
         engine = deployment.current_revision.engine if deployment.current_revision else None
-        last = {"engine": engine, "capacity": _capacity_json(capacity_of(deployment))}
+        last = {
+            "engine": engine,
+            "capacity": _capacity_json(capacity_of(deployment)),
+            "limits": deployment.limits,
+        }
         Deployment.objects.filter(pk=deployment.pk).update(current_revision=None)
         Deployment.objects.filter(pk=deployment.pk).delete()
         record(
@@ -257,7 +292,7 @@ def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpe
         values["max_model_len"] = facts.get("max_context_tokens") or FALLBACK_CONTEXT_TOKENS
     if values.get("accelerator_type") in ("", "cpu", "CPU"):
         values["accelerator_type"] = None
-    engine = _validated(
+    engine = validated(
         EngineSpec,
         {
             **values,
@@ -277,10 +312,11 @@ def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpe
 
 def make_capacity(given: dict[str, Any]) -> CapacitySpec:
     """A CapacitySpec from a map; raises InvalidSpec with the field."""
-    return _validated(CapacitySpec, given)
+    return validated(CapacitySpec, given)
 
 
-def _validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
+def validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
+    """A specification from a map; raises InvalidSpec with the field and words for people."""
     try:
         return kind(**values)
     except ValidationError as error:
@@ -542,7 +578,7 @@ def _conflict(deployment: Deployment) -> Conflict:
             "version": now.version,
             "changed_by": last.actor if last else "",
             "changed_at": now.updated_at.isoformat(),
-            "values": {**now.current_revision.engine, **_capacity_json(capacity_of(now))},
+            "values": {**now.current_revision.engine, **_capacity_json(capacity_of(now)), **now.limits},
         },
     )
 

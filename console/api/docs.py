@@ -43,7 +43,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "edit_accelerator": {"supply": "rented", "tflops_16bit": 756, "expected_version": 1},
     "reset_accelerator": {"expected_version": 1},
     "add_accelerator_price": {"usd_per_hour": "2.18", "from_date": "2026-12-01", "source": "contract 7"},
-    "create_key": {"name": "support-bot"},
+    "create_key": {"name": "support-bot", "limits": {"requests_per_minute": 600}},
+    "edit_key": {"limits": {"budget_usd_per_day": "5", "tokens_per_minute": None}, "expected_version": 1},
     "create_token": {"name": "ci", "role": "operator"},
 }
 """Bodies of the examples; a test sends each of them to the API."""
@@ -180,7 +181,9 @@ def _type_words(schema: dict[str, Any]) -> str:
 
 
 def _example(path: str, method: str, body: dict[str, Any] | None) -> str:
-    filled = path.format(name=example_name(path), number=1, key_id=1, token_id=1, digest="0" * 64)
+    filled = path.format(
+        name=example_name(path), number=1, key_id=1, token_id=1, digest="0" * 64, request_id="0" * 32
+    )
     lines = [f'curl -X {method} "$RAYDECK{filled}" \\', '  -H "Authorization: Bearer $TOKEN"']
     if method == "GET":
         lines[0] = f'curl "$RAYDECK{filled}" \\'

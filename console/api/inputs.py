@@ -5,12 +5,20 @@ Every body refuses unknown fields. Bounds repeat those of serving/spec.py; a tes
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
 from ninja import Schema
 from pydantic import ConfigDict, Field, JsonValue
 
+from serving.limits import (
+    BUDGET_USD_MAX,
+    DEPLOYMENTS_MAX,
+    REQUESTS_IN_FLIGHT_MAX,
+    REQUESTS_PER_MINUTE_MAX,
+    TOKENS_PER_MINUTE_MAX,
+)
 from serving.spec import API_PRICE, NAME_HELP
 
 LARGEST_VERSION = 2**31 - 1
@@ -107,6 +115,42 @@ class CapacityInput(Input):
         return {name: value for name, value in values.items() if value is not None or name in nullable}
 
 
+class DeploymentLimitsInput(Input):
+    """What all callers of a deployment may use together: in force within about a second. Null is no limit."""
+
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=REQUESTS_PER_MINUTE_MAX, description="requests admitted in any 60 s"
+    )
+    tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        le=TOKENS_PER_MINUTE_MAX,
+        description="tokens of prompts and answers; counted when a request has ended",
+    )
+    requests_in_flight: int | None = Field(None, ge=1, le=REQUESTS_IN_FLIGHT_MAX)
+    budget_usd_per_day: Decimal | None = Field(
+        None, ge=0, le=BUDGET_USD_MAX, max_digits=15, decimal_places=6, description="days are UTC"
+    )
+    budget_usd_per_month: Decimal | None = Field(
+        None, ge=0, le=BUDGET_USD_MAX, max_digits=15, decimal_places=6, description="calendar months, UTC"
+    )
+
+    def given(self) -> dict[str, Any]:
+        """The fields the caller gave; null takes a limit away."""
+        return self.model_dump(exclude_unset=True)
+
+
+class KeyLimitsInput(DeploymentLimitsInput):
+    """What a key may use, what it may ask and until when. Null is no limit."""
+
+    deployments: list[str] | None = Field(
+        None, min_length=1, max_length=DEPLOYMENTS_MAX, description="the only ones it may ask; null is all"
+    )
+    expires_at: datetime | None = Field(
+        None, description="ISO 8601 with its time zone; from then on the key is refused"
+    )
+
+
 class DeploymentInput(Input):
     """A deployment to create."""
 
@@ -114,6 +158,7 @@ class DeploymentInput(Input):
     model: str = Field(max_length=63, description="name of a registered model")
     engine: EngineInput | None = None
     capacity: CapacityInput | None = None
+    limits: DeploymentLimitsInput | None = None
     note: str = Field("", max_length=300)
 
 
@@ -124,6 +169,7 @@ class DeploymentChange(Input):
     model: str | None = Field(None, max_length=63, description="name of another registered model")
     engine: EngineInput | None = None
     capacity: CapacityInput | None = None
+    limits: DeploymentLimitsInput | None = None
     note: str = Field("", max_length=300)
 
 
@@ -176,6 +222,15 @@ class KeyInput(Input):
     """A gateway key to create."""
 
     name: str = Field(min_length=1, max_length=80, description="who or what will use it")
+    limits: KeyLimitsInput | None = None
+
+
+class KeyChange(Input):
+    """What to change of a gateway key; what is left out stays."""
+
+    expected_version: int | None = Field(None, ge=1, le=LARGEST_VERSION, description=EXPECTED_VERSION)
+    name: str | None = Field(None, min_length=1, max_length=80)
+    limits: KeyLimitsInput | None = None
 
 
 class TokenInput(Input):

@@ -108,6 +108,33 @@ class CapacityOut(Schema):
     api_output_usd_per_million_tokens: Money | None
 
 
+class LimitsOut(Schema):
+    """What a deployment's callers may use together; null is no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    requests_in_flight: int | None = None
+    budget_usd_per_day: Money | None = None
+    budget_usd_per_month: Money | None = None
+
+
+class KeyLimitsOut(LimitsOut):
+    """What a key may use, ask, and until when; null is no limit."""
+
+    deployments: list[str] | None = None
+    expires_at: datetime | None = None
+
+
+class LimitUseOut(Schema):
+    """How much of the limits is used now; null where it is not limited or cannot be read."""
+
+    requests_last_minute: int | None
+    tokens_last_minute: int | None
+    requests_in_flight: int | None
+    spent_usd_today: Money | None
+    spent_usd_this_month: Money | None
+
+
 class DeploymentOut(Schema):
     """A deployment: what is wanted, what was seen, and how old that is."""
 
@@ -129,6 +156,7 @@ class DeploymentOut(Schema):
     generation: int
     engine: dict[str, Any]
     capacity: CapacityOut
+    limits: LimitsOut
     topology: str
     replicas_running: int
     replicas_target: int
@@ -356,9 +384,17 @@ class KeyOut(Schema):
     id: int
     name: str
     prefix: str
+    version: int
+    limits: KeyLimitsOut
     created_at: datetime
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+
+class KeyDetail(KeyOut):
+    """A gateway key with the use of its limits now."""
+
+    use: LimitUseOut
 
 
 class NewKeyOut(KeyOut):
@@ -426,8 +462,10 @@ class RequestOut(Schema):
     cached_tokens: int | None
     completion_tokens: int | None
     gateway_s: float | None
+    held_s: float | None
     queue_s: float | None
     prefill_s: float | None
+    engine_decode_s: float | None
     ttft_s: float | None
     tpot_s: float | None
     decode_s: float | None
@@ -437,3 +475,23 @@ class RequestOut(Schema):
     finish_reason: str
     error_class: str
     woke: bool
+
+
+class PartOut(Schema):
+    """One stretch of a request's time."""
+
+    name: str = Field(description="gateway, held, hop, queue, prefill, decode, rest or engine")
+    label: str
+    start_s: float = Field(description="seconds from the request's start")
+    seconds: float
+    how: str = Field(description="measured (by the gateway's or the engine's clock) or derived")
+
+
+class RequestDetail(RequestOut):
+    """One request with its waterfall."""
+
+    # The list's aliases are those of a row; here the fields have their own names already.
+    user: str
+    deployment: str
+    parts: list[PartOut]
+    neighbours: int | None = Field(description="other requests on the same replica at the same time")

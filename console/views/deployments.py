@@ -27,6 +27,8 @@ from console.forms import (
     initial_of,
     without_stale_price,
 )
+from console.limit_forms import LIMIT_FIELDS
+from console.limit_rows import deployment_lines
 from console.models import Deployment
 from console.placements import known_nodes
 from console.views import deployment_logs, deployment_pages
@@ -71,6 +73,7 @@ def deployment_new(request: HttpRequest) -> HttpResponse:
             model=form.cleaned_data["model"],
             engine=form.engine(),
             capacity=form.capacity(),
+            limits=form.limits(),
             note=form.cleaned_data["note"],
         )
     except RaydeckError as error:
@@ -101,6 +104,7 @@ def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
             expected_version=form.cleaned_data["expected_version"],
             engine=form.engine(),
             capacity=without_stale_price(form.capacity(), deployment, form.cleaned_data["accelerator_type"]),
+            limits=form.limits(),
             model=form.cleaned_data["model"],
             note=form.cleaned_data["note"],
         )
@@ -234,6 +238,7 @@ def _form_page(
         "form": form,
         "deployment": deployment,
         "plan": make_plan(form, name=deployment.name if deployment else None),
+        "limit_lines": deployment_lines(deployment) if deployment else [],
         **more,
     }
     return render(request, "deployments/form.html", context, status=status)
@@ -247,9 +252,9 @@ def _conflict_page(
     theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
     if theirs.get("kv_cache_is_automatic"):
         theirs["kv_cache_memory_bytes"] = None  # nobody gave it, as the form shows
-    yours = {**form.engine(), **form.capacity(), "model": form.cleaned_data["model"]}
+    yours = {**form.engine(), **form.capacity(), **form.limits(), "model": form.cleaned_data["model"]}
     yours = {name: yours[name] if yours[name] != "" else None for name in yours}
-    fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, "model")
+    fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, *LIMIT_FIELDS, "model")
     rows: list[Difference] = differences({name: theirs.get(name) for name in fields}, yours)
     form.data = {**form.data.dict(), "expected_version": str(error.current.get("version", ""))}  # type: ignore[attr-defined]
     return _form_page(

@@ -15,6 +15,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, 
 
 from serving.cluster import openai_errors, wire
 from serving.cluster.handles import EngineHandle, Handles, replicas_known
+from serving.cluster.limits import Limiter
 from serving.cluster.replies import (
     Send,
     end_events,
@@ -53,9 +54,10 @@ class Unavailable(Exception):
 class Completions:
     """Serves completions of one gateway replica."""
 
-    def __init__(self, *, handles: Handles, recorder: UsageRecorder) -> None:
+    def __init__(self, *, handles: Handles, recorder: UsageRecorder, limiter: Limiter) -> None:
         self._handles = handles
         self._recorder = recorder
+        self._limiter = limiter
         self._afterwards: set[asyncio.Task[None]] = set()
 
     async def serve(self, entry: ModelEntry, line: Timeline, body: bytes, send: Send) -> None:
@@ -77,6 +79,7 @@ class Completions:
                 error.message,
                 code=error.code,
                 retry_after_s=error.retry_after_s,
+                extra=line.headers(time.monotonic(), whole=True),
             )
 
     async def finish(self) -> None:
@@ -124,7 +127,7 @@ class Completions:
         status = int(line.meta.get("status") or 200)
         outcome = "ok" if status < 400 else "refused" if status < 500 else "error"
         self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
-        await send_body(send, answer, status=status)
+        await send_body(send, answer, status=status, extra=line.headers(time.monotonic(), whole=True))
 
     async def _stream(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
         items = handle.stream.remote(line.path, line.request_id, body)
@@ -144,7 +147,7 @@ class Completions:
                     continue
                 if not started:
                     started = True
-                    await start_events(send)
+                    await start_events(send, line.headers(time.monotonic(), whole=False))
                 if openai_errors.is_error_event(item):
                     error_class = ENGINE_FAILED_CODE
                 elif item == wire.DONE:
@@ -180,11 +183,12 @@ class Completions:
         status = int(line.meta.get("status") or 500)
         outcome = "refused" if status < 500 else "error"
         self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
-        await send_body(send, answer, status=status)
+        await send_body(send, answer, status=status, extra=line.headers(time.monotonic(), whole=True))
 
     def _abort(self, response: Any, handle: EngineHandle, line: Timeline) -> None:
         """The caller is gone: stop the engine's work now, account for it afterwards."""
         response.cancel()
+        line.is_left = True
         self._later(self._record_aborted(handle, line))
 
     async def _record_aborted(self, handle: EngineHandle, line: Timeline) -> None:
@@ -197,10 +201,11 @@ class Completions:
                     await asyncio.sleep(0 if line.meta else ASK_AGAIN_S)
         except Exception as error:  # the record is made all the same, without token counts
             log.info("no figures for an aborted request: %s", type(error).__name__)
-        self._recorder.add(
+        self._account(
+            line,
             line.record(
                 ended, status=CLIENT_CLOSED_REQUEST, outcome="aborted", error_class="client_disconnected"
-            )
+            ),
         )
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -209,9 +214,17 @@ class Completions:
         task.add_done_callback(self._afterwards.discard)
 
     def _finish(self, line: Timeline, *, status: int, outcome: str, error_class: str | None) -> None:
-        self._recorder.add(
-            line.record(time.monotonic(), status=status, outcome=outcome, error_class=error_class)
+        self._account(
+            line, line.record(time.monotonic(), status=status, outcome=outcome, error_class=error_class)
         )
+
+    def _account(self, line: Timeline, record: dict[str, Any]) -> None:
+        """The usage record, and what it means for limits: before the caller has the last of the answer, so
+        that who waits for it is not refused for it."""
+        self._recorder.add(record)
+        limits, line.limits = line.limits, ()
+        if limits:
+            self._limiter.finish(line.request_id, limits, tokens=line.tokens)
 
     def _translated(self, error: BaseException, about: ModelEntry | Timeline) -> Unavailable:
         """What Serve or Ray raised, in words for callers; the original goes to the log by class only."""

@@ -20,6 +20,8 @@ from ray.serve import Application
 
 from serving.cluster.completions import Completions
 from serving.cluster.handles import Handles
+from serving.cluster.limit_values import Limits
+from serving.cluster.limits import Limiter
 from serving.cluster.loopback import bind_replica_port_to_node_address
 from serving.cluster.replies import Receive, Scope, Send, send_error, send_json
 from serving.cluster.request_ids import HEADER as REQUEST_ID_HEADER
@@ -41,11 +43,12 @@ LONGEST_USER = 128
 class GatewayApp:
     """The ASGI application. `table` is replaced as a whole when the configuration changes."""
 
-    def __init__(self, *, pepper: str, recorder: UsageRecorder, handles: Handles) -> None:
+    def __init__(self, *, pepper: str, recorder: UsageRecorder, handles: Handles, limiter: Limiter) -> None:
         self.table = Table()
         self._pepper = pepper
         self._recorder = recorder
-        self._completions = Completions(handles=handles, recorder=recorder)
+        self._limiter = limiter
+        self._completions = Completions(handles=handles, recorder=recorder, limiter=limiter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
@@ -90,25 +93,50 @@ class GatewayApp:
         if key.is_internal:
             line.user = headers.get("x-raydeck-user", "")[:LONGEST_USER] or None
         try:
+            if key.expires_at is not None and line.started_at >= key.expires_at:
+                raise BadRequest("This API key has expired.", status=401, code="invalid_api_key")
             if scope["method"] != "POST":
                 raise BadRequest(f"Use POST for {path}.", status=405, code="method_not_allowed")
             body = await _read(receive, headers)
             asked = read_body(body)
             line.stream, line.deployment = asked.stream, asked.model[:LONGEST_USER]
-            entry = self._entry(asked.model)
+            entry = self._entry(asked.model, key)
+            line.deployment, line.revision = entry.name, entry.revision
+            if entry.state == "serve" and (limits := key.limits_with(entry)):
+                await self._admit(line, limits)
         except BadRequest as error:
             await self._refuse(send, line, error)
             return
-        line.deployment, line.revision = entry.name, entry.revision
-        await self._completions.serve(entry, line, body, send)
+        try:
+            await self._completions.serve(entry, line, body, send)
+        finally:
+            if line.limits and not line.is_left:  # nothing accounted for it: a surprise on the way
+                self._limiter.finish(line.request_id, line.limits, tokens=0)
+
+    async def _admit(self, line: Timeline, limits: tuple[Limits, ...]) -> None:
+        """Counts the request under its limits. Raises BadRequest for the one that is reached."""
+        try:
+            refusal = await self._limiter.admit(line.request_id, limits)
+        except BaseException:  # the caller left; Redis may have counted it
+            self._limiter.finish(line.request_id, limits, tokens=0)
+            raise
+        if refusal is not None:
+            raise BadRequest(
+                refusal.message,
+                status=429,
+                code=refusal.code,
+                type_=refusal.type,
+                retry_after_s=refusal.retry_after_s,
+            )
+        line.limits = limits
 
     def _key(self, headers: dict[str, str]) -> KeyEntry | None:
         plaintext = bearer_key(headers)
         return None if plaintext is None else self.table.key_for(plaintext, pepper=self._pepper)
 
-    def _entry(self, model: str) -> ModelEntry:
+    def _entry(self, model: str, key: KeyEntry) -> ModelEntry:
         entry = self.table.models.get(model)
-        if entry is None:
+        if entry is None or not key.may_use(entry.name):
             raise BadRequest(
                 f"The model `{_printable(model)}` does not exist or you do not have access to it.",
                 status=404,
@@ -125,27 +153,48 @@ class GatewayApp:
             error_class=error.code or "invalid_request",
         )
         self._recorder.add(record)
-        await send_error(send, error.status, error.message, code=error.code, param=error.param)
+        await send_error(
+            send,
+            error.status,
+            error.message,
+            code=error.code,
+            param=error.param,
+            type_=error.type,
+            retry_after_s=error.retry_after_s,
+            extra=line.headers(time.monotonic(), whole=True),
+        )
 
     async def _models(self, scope: Scope, send: Send, path: str) -> None:
         headers = headers_of(scope["headers"])
-        if self._key(headers) is None:
+        key = self._key(headers)
+        if key is None:
             await _unauthorised(send, has_key=bearer_key(headers) is not None)
+            return
+        if key.expires_at is not None and time.time() >= key.expires_at:
+            await send_error(send, 401, "This API key has expired.", code="invalid_api_key")
             return
         if scope["method"] != "GET":
             await send_error(send, 405, "Use GET here.", code="method_not_allowed")
             return
         if path == MODELS_PATH:
-            serving = [_card(entry) for entry in self.table.models.values() if entry.state == "serve"]
+            entries = self.table.models.values()
+            serving = [
+                _card(entry) for entry in entries if entry.state == "serve" and key.may_use(entry.name)
+            ]
             await send_json(send, {"object": "list", "data": serving})
             return
         try:
-            await send_json(send, _card(self._entry(unquote(path.removeprefix(MODELS_PATH + "/")))))
+            await send_json(send, _card(self._entry(unquote(path.removeprefix(MODELS_PATH + "/")), key)))
         except BadRequest as error:
             await send_error(send, error.status, error.message, code=error.code, param=error.param)
 
     async def _health(self, send: Send) -> None:
-        state = {"status": "ok", "models": len(self.table.models), "usage": self._recorder.state()}
+        state = {
+            "status": "ok",
+            "models": len(self.table.models),
+            "usage": self._recorder.state(),
+            "limits": self._limiter.state(),
+        }
         await send_json(send, state)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -153,10 +202,12 @@ class GatewayApp:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._recorder.start()
+                self._limiter.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self._completions.finish()
                 await self._recorder.close()
+                await self._limiter.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -173,7 +224,8 @@ class Gateway:
         recorder = UsageRecorder(redis_url=redis_url, spool=Spool(folder, writer=replica))
         if not pepper:
             log.error("gateway: RAYDECK_KEY_PEPPER is not set, every key will be refused")
-        self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=Handles())
+        limiter = Limiter(redis_url=redis_url)
+        self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=Handles(), limiter=limiter)
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:
         """Serve's hook: the ASGI application of this replica."""

@@ -26,6 +26,8 @@ class Meter:
         self._finish_reason: str | None = None
         self._queue_s: float | None = None
         self._prefill_s: float | None = None
+        self._first_token_ts = 0.0
+        self._last_token_ts = 0.0
 
     def note(self, result: Any, *, is_delta: bool) -> None:
         """Takes one engine result (vLLM's RequestOutput)."""
@@ -51,9 +53,21 @@ class Meter:
 
     def _note_times(self, stats: Any) -> None:
         # Engine core clocks, monotonic; 0.0 means not reached yet.
-        if stats is not None and stats.first_token_ts and self._queue_s is None:
+        if stats is None or not stats.first_token_ts:
+            return
+        if self._queue_s is None:
             self._queue_s = max(0.0, stats.scheduled_ts - stats.queued_ts)
             self._prefill_s = max(0.0, stats.first_token_ts - stats.scheduled_ts)
+            self._first_token_ts = stats.first_token_ts
+        # Of several prompts or choices: from the first one's first token to the last one's last.
+        if stats.last_token_ts > self._last_token_ts:
+            self._last_token_ts = stats.last_token_ts
+
+    @property
+    def _decode_s(self) -> float | None:
+        if self._queue_s is None:
+            return None
+        return max(0.0, self._last_token_ts - self._first_token_ts)
 
     def meta(self, *, status: int = 200, error_class: str | None = None) -> Meta:
         """What goes back to the gateway (see wire.py)."""
@@ -70,6 +84,7 @@ class Meter:
             "completion_tokens": completion_tokens,
             "queue_s": self._queue_s,
             "prefill_s": self._prefill_s,
+            "decode_s": self._decode_s,
             "finish_reason": self._finish_reason,
             "replica": self.replica,
             "error_class": error_class,

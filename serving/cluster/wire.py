@@ -3,7 +3,7 @@
 A unary answer is one frame: 4 bytes length, that many bytes of JSON (`Meta`), then the HTTP body.
 A stream is a sequence of items told apart by their first byte: `d` begins an SSE event (`data: …`), passed on
 untouched; 0x00 begins the closing `Meta`; 0x01 begins a refusal, a unary frame instead of a stream.
-`Meta` keys: status (HTTP), prompt_tokens, cached_tokens, completion_tokens, queue_s, prefill_s,
+`Meta` keys: status (HTTP), prompt_tokens, cached_tokens, completion_tokens, queue_s, prefill_s, decode_s,
 finish_reason, replica, error_class; figures the engine did not give are null.
 """
 

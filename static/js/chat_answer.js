@@ -1,5 +1,5 @@
 // One answer on the page: its versions, the bar of its times, its figures, and what went wrong.
-import { MISSING_TEXT, costOf, figure, isKnown, usdShort } from './chat_figures.js';
+import { MISSING_TEXT, costOf, figure, isKnown, split, usdShort } from './chat_figures.js';
 import { ReplyView, showReply } from './chat_render.js';
 import { duration, ms, seconds } from './fmt.js';
 
@@ -77,6 +77,7 @@ export class Answer {
     if (!version.stats.request_id) return;
     await this.#askUntil(version, ENGINE_WAITS_MS, (engine, stats) => {
       stats.engine_ttft_s = engine.engine_ttft_s;
+      stats.parts = engine.parts;
       stats.prompt_tokens ??= engine.prompt_tokens;
       if (stats.tokens_counted && engine.completion_tokens !== null) recount(stats, engine.completion_tokens);
       return true;
@@ -117,6 +118,7 @@ export class Answer {
     this.body.hidden = isEmpty;
     this.#bar(isEmpty ? {} : stats);
     this.#meta(isEmpty ? {} : stats);
+    split(this.#find('parts'), isEmpty ? [] : stats.parts ?? []);
     const several = this.versions.length > 1 && !streaming;
     this.#find('versions').hidden = !several;
     this.#find('version').textContent = `${this.shown + 1}/${this.versions.length}`;

@@ -13,6 +13,21 @@ export function figure(label, value, title, unit = '') {
   return span;
 }
 
+/** Where a request's time went: the parts of its waterfall, in order (serving/waterfall.py). */
+export function split(element, parts) {
+  element.hidden = !parts.length;
+  element.replaceChildren(...parts.map((part) => {
+    const span = document.createElement('span');
+    const key = document.createElement('i');
+    const strong = document.createElement('b');
+    key.className = `key ${part.name}`;
+    strong.textContent = ms(part.seconds);
+    span.title = `${part.label}: ${part.how}`;
+    span.append(key, `${part.label} `, strong);
+    return span;
+  }));
+}
+
 /** Money of one reply: five decimals below a cent. */
 export function usdShort(amount) {
   return amount === null || amount === undefined ? MISSING_TEXT : usd(amount);

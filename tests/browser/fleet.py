@@ -203,6 +203,13 @@ def _measure(deployment: Any) -> None:
         started_at=now - 5,
         status=200,
         outcome="ok",
+        replica="a1b2c3",
+        gateway_s=0.002,
+        held_s=0.0,
+        queue_s=0.01,
+        prefill_s=0.1,
+        engine_decode_s=0.5,
+        e2e_s=0.65,
     )
 
 

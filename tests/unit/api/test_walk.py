@@ -9,9 +9,10 @@ import pytest
 from django.test import Client
 
 from console.api import api
-from console.api.inputs import CapacityInput, EngineInput
+from console.api.inputs import CapacityInput, DeploymentLimitsInput, EngineInput, KeyLimitsInput
 from console.auth import RANK
 from console.models import User
+from serving.limits import DeploymentLimits, KeyLimits
 from serving.spec import CapacitySpec, EngineSpec
 from tests.unit.api.conftest import Caller, caller_for, error_of
 
@@ -21,6 +22,7 @@ FILLED = {
     "key_id": "1",
     "token_id": "987654",
     "digest": "0" * 64,
+    "request_id": "f" * 32,
 }
 
 
@@ -180,7 +182,15 @@ def test_the_document_lists_the_roles_and_needs_no_login(anonymous: Caller) -> N
     assert "BearerToken" in document["components"]["securitySchemes"]
 
 
-@pytest.mark.parametrize(("given", "rules"), [(EngineInput, EngineSpec), (CapacityInput, CapacitySpec)])
+@pytest.mark.parametrize(
+    ("given", "rules"),
+    [
+        (EngineInput, EngineSpec),
+        (CapacityInput, CapacitySpec),
+        (DeploymentLimitsInput, DeploymentLimits),
+        (KeyLimitsInput, KeyLimits),
+    ],
+)
 def test_bounds_in_the_document_are_those_of_the_rules(given: Any, rules: Any) -> None:
     for name, field in given.model_fields.items():
         assert sorted(map(repr, field.metadata)) == sorted(map(repr, rules.model_fields[name].metadata)), name

@@ -12,6 +12,7 @@ from ray.serve.exceptions import RequestCancelledError
 
 from serving.cluster import completions, wire
 from serving.cluster.completions import Completions
+from serving.cluster.limits import Limiter
 from serving.cluster.spool import Spool
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
@@ -60,7 +61,8 @@ class Gateway:
     def __init__(self, engine: Engine, *, stream: bool, folder: Path) -> None:
         self.recorder = UsageRecorder(redis_url=None, spool=Spool(folder, writer="w"))
         handles: Any = SimpleNamespace(of=lambda entry: engine)
-        self.completions = Completions(handles=handles, recorder=self.recorder)
+        self.limiter = Limiter(redis_url=None)
+        self.completions = Completions(handles=handles, recorder=self.recorder, limiter=self.limiter)
         self.line = Timeline(request_id="r", path="/v1/chat/completions", started_at=1.0, started=1.0)
         self.line.stream, self.line.deployment = stream, "demo"
         self.sent: list[Any] = []
