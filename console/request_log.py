@@ -100,7 +100,7 @@ def p95_by_deployment(now: float, name: str | None = None) -> dict[str, float]:
             deployment_id__in=missing, resolution_s=resolution_s, at__gte=int(now - SLOW_OVER_S)
         )
         for pk, counts in samples.values_list("deployment_id", "e2e"):
-            parts.setdefault(pk, []).append(dict(counts))  # type: ignore[call-overload]  # a column of our own
+            parts.setdefault(pk, []).append(dict(counts))  # type: ignore[arg-type]  # our own column
         for pk, counted in parts.items():
             p95_s = histogram.quantile(histogram.merged(counted), 0.95)
             if p95_s is not None:
