@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from serving.cluster.routes import AliasEntry, read_alias
 from serving.keys import digest_of
 
 LONGEST_REASON = 200
@@ -27,6 +28,7 @@ class ModelEntry:
     reason: str
     hold_s: float
     created: int
+    adapters: tuple[str, ...] = ()
 
     def public_reason(self) -> str:
         """The reason where it is fit for callers, else nothing."""
@@ -50,6 +52,7 @@ class Table:
     models: dict[str, ModelEntry] = field(default_factory=dict)
     keys: dict[str, KeyEntry] = field(default_factory=dict)
     unreadable: int = 0
+    aliases: dict[str, AliasEntry] = field(default_factory=dict)
 
     def key_for(self, plaintext: str, *, pepper: str) -> KeyEntry | None:
         """The entry of a key, by its peppered digest; None for an unknown key."""
@@ -61,6 +64,7 @@ def read_table(user_config: Any) -> Table:
     config = user_config if isinstance(user_config, dict) else {}
     models: dict[str, ModelEntry] = {}
     keys: dict[str, KeyEntry] = {}
+    aliases: dict[str, AliasEntry] = {}
     unreadable = 0
     for name, entry in _items(config.get("models")):
         try:
@@ -72,7 +76,12 @@ def read_table(user_config: Any) -> Table:
             keys[digest] = KeyEntry(int(entry["id"]), str(entry["name"]), entry.get("kind") == "internal")
         except (KeyError, TypeError, ValueError, AttributeError):
             unreadable += 1
-    return Table(models, keys, unreadable)
+    for name, entry in _items(config.get("aliases")):
+        try:
+            aliases[name] = read_alias(name, entry)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            unreadable += 1
+    return Table(models, keys, unreadable, aliases)
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:
@@ -89,4 +98,5 @@ def _model(name: str, entry: Any) -> ModelEntry:
         reason=str(entry.get("reason") or ""),
         hold_s=max(0.0, float(entry.get("hold_s", 0.0))),
         created=int(entry.get("created", 0)),
+        adapters=tuple(str(adapter) for adapter in entry.get("adapters") or ()),
     )

@@ -12,6 +12,7 @@ from ray.serve.exceptions import RequestCancelledError
 
 from serving.cluster import completions, wire
 from serving.cluster.completions import Completions
+from serving.cluster.routes import Route
 from serving.cluster.spool import Spool
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
@@ -69,8 +70,8 @@ class Gateway:
         async def send(message: Any) -> None:
             self.sent.append(message)
 
-        entry: Any = SimpleNamespace(name="demo", state="serve", hold_s=1.0)
-        await self.completions.serve(entry, self.line, b"{}", send)
+        entry: Any = SimpleNamespace(name="demo", state="serve", hold_s=1.0, revision=1)
+        await self.completions.serve(Route((entry,)), self.line, b"{}", send)
 
     @property
     def status(self) -> int:
