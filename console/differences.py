@@ -21,12 +21,18 @@ LABELS = {
     "max_num_seqs": "Concurrent sequences",
     "kv_cache_memory_bytes": "KV cache per rank",
     "engine_kwargs": "Further engine arguments",
+    "adapters": "LoRA adapters",
+    "load_adapters": "LoRA adapters",
     "min_replicas": "Fewest replicas",
     "max_replicas": "Most replicas",
     "target_ongoing_requests": "Add a replica above",
     "idle_before_zero_s": "Asleep after",
     "price_per_accelerator_hour_usd": "Price per accelerator-hour",
 }
+
+
+NOTHING: tuple[Any, ...] = (None, {})
+"""An older definition does not have what is empty in a newer one."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,10 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Differenc
 
 def shown(field: str, value: Any) -> str:
     """One field's value as people read it."""
+    if field == "adapters":
+        return ", ".join(sorted(value)) if value else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if field == "accelerator_type":
         return str(value) if value else "CPU"
     if value is None or value == "":
@@ -78,7 +88,7 @@ def words(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if one == other:
+    if one == other or (one in NOTHING and other in NOTHING):
         return True
     if isinstance(one, (int, float, Decimal, str)) and isinstance(other, (int, float, Decimal, str)):
         try:

@@ -29,6 +29,7 @@ MAIN = (
 )
 MANAGE = (
     ("accelerators", "accelerators", "Accelerators", "Accelerators", "cpu"),
+    ("routing", "routing", "Routing", "Routing", "sliders-horizontal"),
     ("activity", "activity", "Activity", "Activity", "activity"),
     ("keys", "keys", "API keys", "Keys", "key-round"),
     ("api", "api-docs", "API reference", "API", "book-open"),
@@ -40,6 +41,7 @@ SECTION_OF_PREFIX = {
     "playground": "playground",
     "conversation": "playground",
     "accelerator": "accelerators",
+    "routing": "routing",
     "activity": "activity",
     "key": "keys",
     "token": "keys",

@@ -6,7 +6,17 @@ from console.api import api
 from console.api.docs import docs
 from console.api.health import healthz, readyz
 
-PAGES = ("session", "overview", "planning", "deployments", "models", "playground", "accelerators", "keys")
+PAGES = (
+    "session",
+    "overview",
+    "planning",
+    "deployments",
+    "models",
+    "playground",
+    "accelerators",
+    "routing",
+    "keys",
+)
 
 urlpatterns = [
     *(path("", include(f"console.views.{name}")) for name in PAGES),

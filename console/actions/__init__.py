@@ -11,6 +11,8 @@ from console.actions.accelerators import (
     remove_accelerator,
     reset_accelerator,
 )
+from console.actions.adapters import delete_adapter, register_adapter
+from console.actions.aliases import create_alias, delete_alias, edit_alias
 from console.actions.deployments import (
     create_deployment,
     delete_deployment,
@@ -36,15 +38,20 @@ __all__ = [
     "Actor",
     "add_accelerator",
     "add_price",
+    "create_alias",
     "create_deployment",
     "create_key",
+    "delete_adapter",
+    "delete_alias",
     "delete_deployment",
     "delete_model",
     "edit_accelerator",
+    "edit_alias",
     "edit_deployment",
     "edit_model",
     "inspect_model",
     "read_new_model",
+    "register_adapter",
     "register_model",
     "remove_accelerator",
     "reset_accelerator",

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from console import live
 from console.accelerators import day_of, price_of
+from console.actions.adapters import adapters_to_load
+from console.aliases import check_behind_no_alias, check_no_alias
 from console.differences import words
 from console.events import Actor, record
 from console.models import (
@@ -57,6 +59,7 @@ def create_deployment(
     capacity_spec = make_capacity(with_catalogue_price(capacity, engine_spec))
     if Deployment.objects.filter(name=name).exists():
         raise _name_taken(name)
+    check_no_alias(name)
     plan = checked_plan(engine_spec, registered, capacity_spec)
     check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, facts=registered.facts)
     now = time.time()
@@ -70,6 +73,7 @@ def create_deployment(
                 created_by=actor.user,
                 **capacity_spec.model_dump(),
             )
+            check_no_alias(name)
             DeploymentStatus.objects.create(deployment=deployment)
             _price_from_now(deployment, now)
             _add_revision(actor, deployment, engine_spec, plan=plan, note=note or "First revision")
@@ -230,6 +234,7 @@ def delete_deployment(*, actor: Actor, name: str, typed_name: str | None = None)
     if typed_name is not None and typed_name.strip() != name:
         raise InvalidSpec(f"Type {name} to confirm; it was not deleted.", field="typed_name")
     with transaction.atomic():
+        check_behind_no_alias(deployment)
         # As stored, not validated: what an older version wrote must be deletable too.
         engine = deployment.current_revision.engine if deployment.current_revision else None
         last = {"engine": engine, "capacity": _capacity_json(capacity_of(deployment))}
@@ -268,10 +273,14 @@ def capacity_of(deployment: Deployment) -> CapacitySpec:
 
 
 def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpec:
-    """An EngineSpec from a form's or the API's map; defaults come from the model's facts."""
-    values = {
-        key: value for key, value in given.items() if key not in ("model", "model_source", "hub_revision")
-    }
+    """An EngineSpec from a form's or the API's map; defaults come from the model's facts.
+
+    `load_adapters`: true takes all adapters the model has now, false none; null leaves what `adapters` says.
+    """
+    of_the_model = ("model", "model_source", "hub_revision", "load_adapters")
+    values = {key: value for key, value in given.items() if key not in of_the_model}
+    if given.get("load_adapters") is not None:
+        values["adapters"] = adapters_to_load(registered) if given["load_adapters"] else {}
     facts = registered.facts or {}
     if values.get("max_model_len") in (None, ""):
         values["max_model_len"] = facts.get("max_context_tokens") or FALLBACK_CONTEXT_TOKENS
@@ -340,7 +349,10 @@ def _edited_engine(
     registered = deployment.model if model in (None, deployment.model.name) else _model(str(model))
     if changes is None and registered == deployment.model:
         return old, registered
-    return make_engine(registered, {**old.model_dump(), **(changes or {})}), registered
+    given = {**old.model_dump(), **(changes or {})}
+    if registered != deployment.model and old.adapters:
+        given.setdefault("load_adapters", True)  # those of another model would not fit
+    return make_engine(registered, given), registered
 
 
 def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, message: str) -> Deployment:

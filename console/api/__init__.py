@@ -7,6 +7,7 @@ from console.api import (
     accelerators,
     access,
     activity,
+    aliases,
     cluster,
     deployment_parts,
     deployments,
@@ -26,6 +27,7 @@ api = AdminApi(title="Raydeck admin API", version="1", description=DESCRIPTION, 
 api.add_router("/models", registry.router)
 api.add_router("/deployments", deployments.router)
 api.add_router("/deployments", deployment_parts.router)
+api.add_router("/aliases", aliases.router)
 api.add_router("/plan", plan.router)
 api.add_router("/accelerators", accelerators.router)
 api.add_router("/cluster", cluster.router)

@@ -241,6 +241,7 @@ def _conflict_page(
     """Theirs beside yours; the form keeps yours and, sent again, is measured against their version."""
     form.add_error(None, error.message)
     theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
+    theirs["load_adapters"] = bool(theirs.get("adapters"))
     yours = {**form.engine(), **form.capacity(), "model": form.cleaned_data["model"]}
     yours = {name: yours[name] if yours[name] != "" else None for name in yours}
     fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, "model")

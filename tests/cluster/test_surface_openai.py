@@ -54,7 +54,9 @@ def surface(cluster: LocalCluster) -> Iterator[LocalCluster]:
         "kv_cache_memory_bytes": 64 << 20,
         "max_num_seqs": 16,
         "enable_auto_tool_choice": True,
-        "tool_call_parser": "hermes",
+        # A parser that leaves the form of a required call to the JSON schema: others have a grammar
+        # of their own, hermes too, which knows no switch for white space.
+        "tool_call_parser": "granite",
         # A toy model would otherwise fill its answer with the white space that JSON allows between words.
         "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
         **lora_arguments(engine, deployment="tools", given={}),
@@ -112,14 +114,16 @@ def test_a_required_tool_call_comes_in_a_stream_too(client: openai.OpenAI) -> No
     stream = client.chat.completions.create(
         model="tools", messages=MESSAGES, tools=[TOOL], tool_choice="required", max_tokens=200, stream=True
     )
-    names, arguments = set(), ""
+    names: dict[int, str] = {}
+    arguments: dict[int, str] = {}
     for chunk in stream:
         for call in chunk.choices[0].delta.tool_calls or []:
             assert call.function is not None
-            names |= {call.function.name} if call.function.name else set()
-            arguments += call.function.arguments or ""
-    assert names == {"answer"}
-    _check_schema(arguments)
+            names[call.index] = names.get(call.index) or call.function.name or ""
+            arguments[call.index] = arguments.get(call.index, "") + (call.function.arguments or "")
+    # It may call more than once, and the last call may be cut off by max_tokens.
+    assert set(names.values()) == {"answer"}
+    _check_schema(arguments[0])
 
 
 def test_a_tool_may_be_left_alone_and_its_answer_given_back(client: openai.OpenAI) -> None:

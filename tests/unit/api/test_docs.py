@@ -63,6 +63,8 @@ def test_each_example_is_accepted(
         body["name"] = "another"
     if operation == "roll_back":
         as_admin.patch("deployments/chat", {"engine": {"max_num_seqs": 4}, "expected_version": 1})
+    if operation == "edit_alias":
+        as_admin.post("aliases", EXAMPLES["create_alias"])
     path = shown["path"].format(name=example_name(shown["path"]))
     response = as_admin.call(shown["method"], path, body)
     assert response.status_code in (200, 201), response.content

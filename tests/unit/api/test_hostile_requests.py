@@ -21,7 +21,7 @@ from tests.unit.api.conftest import make_deployment, make_model
 schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", get_wsgi_application())
 
 EXACT_DIGEST = "e" * 64
-KNOWN = {"name": "chat", "number": 1, "key_id": 1, "token_id": 1, "digest": EXACT_DIGEST}
+KNOWN = {"name": "chat", "adapter": "french", "number": 1, "key_id": 1, "token_id": 1, "digest": EXACT_DIGEST}
 # The one part that asks another server: it is away in this test, and says so.
 OUTAGE = {502, 503}
 

@@ -1,0 +1,180 @@
+"""An alias goes on to its next deployment while no byte has gone out, and never after; one record is made."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.serve.exceptions import BackPressureError
+
+from serving.cluster import completions, openai_errors, wire
+from serving.cluster.completions import Completions
+from serving.cluster.routes import Route
+from serving.cluster.spool import Spool
+from serving.cluster.table import ModelEntry
+from serving.cluster.timeline import Timeline
+from serving.cluster.usage import UsageRecorder
+
+EVENT = b'data: {"model":"b","choices":[]}\n\n'
+OK = wire.pack({"status": 200, "completion_tokens": 2, "replica": "of-b"}, b'{"model":"alias"}')
+STREAM_OK = [EVENT, wire.closing({"status": 200, "completion_tokens": 2}), wire.DONE]
+ERROR_EVENT = openai_errors.error_event(openai_errors.ENGINE_STOPPED, code="engine_failed")
+
+
+def failed(status: int) -> bytes:
+    return wire.pack({"status": status, "error_class": "engine_failed"}, b'{"error":{}}')
+
+
+class Engine:
+    """A handle whose answer is given: a frame, a stream's items, or an exception."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+        self.asked: list[tuple[Any, ...]] = []
+        self.cancelled = False
+        self.unary = self.stream = SimpleNamespace(remote=self.remote)
+
+    def remote(self, *given: Any) -> "Engine":
+        self.asked.append(given)
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def __await__(self) -> Any:
+        return self._one().__await__()
+
+    async def _one(self) -> Any:
+        await asyncio.sleep(0)
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for item in self.answer if isinstance(self.answer, list) else []:
+            yield item
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+
+
+class Served:
+    """One request for the alias over two deployments."""
+
+    def __init__(self, first: Engine, second: Engine, folder: Path) -> None:
+        self.engines = {"a": first, "b": second}
+        self.recorder = UsageRecorder(redis_url=None, spool=Spool(folder, writer="w"))
+        self.states = {"a": "serve", "b": "serve"}
+        self.holds: list[float] = []
+        self.sent: list[Any] = []
+        handles: Any = SimpleNamespace(
+            of=lambda entry: self.engines[entry.name],
+            wait_for_replica=self._never_up,
+            retry_after_s=lambda entry: 3,
+        )
+        self.completions = Completions(handles=handles, recorder=self.recorder)
+
+    async def _never_up(self, entry: ModelEntry, *, timeout_s: float) -> bool:
+        self.holds.append(timeout_s)
+        await asyncio.sleep(min(timeout_s, 0.05))
+        return False
+
+    async def serve(self, *, stream: bool = False) -> None:
+        line = Timeline(request_id="r", path="/v1/completions", started_at=1.0, started=1.0, stream=stream)
+        entries = tuple(
+            ModelEntry(name, f"model-{name}", "engine", number, self.states[name], "", 0.05, 1)
+            for number, name in enumerate(("a", "b"), start=1)
+        )
+        await self.completions.serve(Route(entries, alias="alias"), line, b"{}", self._send)
+
+    async def _send(self, message: Any) -> None:
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
+
+    @property
+    def record(self) -> dict[str, Any]:
+        (text,) = self.recorder._queue
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Served]:
+    monkeypatch.setattr(completions, "replicas_known", lambda handle: getattr(handle, "replicas", 1))
+    return lambda first, second: Served(Engine(first), Engine(second), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "first", [failed(500), failed(503), failed(429), BackPressureError(1, 1), RuntimeError("gone")]
+)
+async def test_a_unary_answer_comes_from_the_next(served: Callable[..., Served], first: Any) -> None:
+    request = served(first, OK)
+    await request.serve()
+    assert (request.status, request.text) == (200, '{"model":"alias"}')
+    # The engine's own name goes beside the caller's bytes.
+    assert request.engines["b"].asked == [("/v1/completions", "r", b"{}", "b")]
+    assert request.record["deployment"] == "b" and request.record["alias"] == "alias"
+    assert (request.record["outcome"], request.record["revision"]) == ("ok", 2)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [[wire.refusal(*wire.unpack(failed(500)))], [ERROR_EVENT], RuntimeError("gone"), BackPressureError(1, 1)],
+)
+async def test_a_stream_comes_from_the_next(served: Callable[..., Served], first: Any) -> None:
+    request = served(first, list(STREAM_OK))
+    await request.serve(stream=True)
+    assert request.status == 200
+    assert request.text == EVENT.decode() + wire.DONE.decode()
+    assert (request.record["deployment"], request.record["outcome"]) == ("b", "ok")
+
+
+@pytest.mark.parametrize("then", [[ERROR_EVENT], [wire.refusal(*wire.unpack(failed(500)))]])
+async def test_after_the_first_byte_nothing_is_tried_again(
+    served: Callable[..., Served], then: Sequence[bytes]
+) -> None:
+    request = served([EVENT, *then], list(STREAM_OK))
+    await request.serve(stream=True)
+    assert request.engines["b"].asked == []
+    assert "engine_failed" in request.text
+    assert (request.record["deployment"], request.record["outcome"]) == ("a", "error")
+
+
+async def test_a_refusal_of_the_request_itself_is_the_answer(served: Callable[..., Served]) -> None:
+    request = served(failed(400), OK)
+    await request.serve()
+    assert request.status == 400 and request.engines["b"].asked == []
+
+
+@pytest.mark.parametrize("state", ["stopped", "failed"])
+async def test_what_does_not_serve_is_not_asked(served: Callable[..., Served], state: str) -> None:
+    request = served(OK, OK)
+    request.states["a"] = state
+    await request.serve()
+    assert request.status == 200 and request.engines["a"].asked == []
+
+
+async def test_two_sleeping_ones_are_waited_for_no_longer_than_one(served: Callable[..., Served]) -> None:
+    request = served(OK, OK)
+    for engine in request.engines.values():
+        engine.replicas = 0  # type: ignore[attr-defined]
+    await request.serve()
+    assert request.status == 503
+    assert request.holds[0] == 0.05 and request.holds[1] < 0.01
+    assert (request.record["error_class"], request.record["outcome"]) == ("model_starting", "refused")
+
+
+async def test_when_all_fail_the_last_says_why(served: Callable[..., Served]) -> None:
+    request = served(failed(500), failed(500))
+    await request.serve()
+    assert request.status == 500
+    assert (request.record["deployment"], request.record["outcome"]) == ("b", "error")
