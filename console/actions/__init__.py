@@ -11,7 +11,12 @@ from console.actions.accelerators import (
     remove_accelerator,
     reset_accelerator,
 )
-from console.actions.adapters import delete_adapter, register_adapter
+from console.actions.adapters import (
+    delete_adapter,
+    read_new_adapter,
+    register_adapter,
+    save_new_adapter,
+)
 from console.actions.aliases import create_alias, delete_alias, edit_alias
 from console.actions.deployments import (
     create_deployment,
@@ -50,6 +55,7 @@ __all__ = [
     "edit_deployment",
     "edit_model",
     "inspect_model",
+    "read_new_adapter",
     "read_new_model",
     "register_adapter",
     "register_model",
@@ -58,6 +64,7 @@ __all__ = [
     "retry_deployment",
     "revoke_key",
     "roll_back",
+    "save_new_adapter",
     "save_new_model",
     "start_deployment",
     "stop_deployment",

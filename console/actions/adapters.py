@@ -19,6 +19,12 @@ MOST_ADAPTERS = 64
 
 def register_adapter(*, actor: Actor, model: RegisteredModel, name: str, source: str) -> ModelAdapter:
     """Register an adapter of a model; its folder is read at once, what is wrong is kept beside its facts."""
+    return save_new_adapter(actor=actor, adapter=read_new_adapter(model=model, name=name, source=source))
+
+
+def read_new_adapter(*, model: RegisteredModel, name: str, source: str) -> ModelAdapter:
+    """The adapter as it would be registered, its files read; nothing is stored. For callers that store it in
+    a transaction of their own: a slow folder must not hold one open."""
     name, source = name.strip(), source.strip()
     if not re.match(NAME_PATTERN, name):
         raise InvalidSpec(f"Use {NAME_HELP}.", field="name")
@@ -27,19 +33,19 @@ def register_adapter(*, actor: Actor, model: RegisteredModel, name: str, source:
     if model.adapters.count() >= MOST_ADAPTERS:
         raise InvalidSpec(f"No more than {MOST_ADAPTERS} adapters belong to one model.", field="name")
     found = inspect_adapter(source, base=model.facts or {})
+    return ModelAdapter(model=model, name=name, source=source, facts=found.facts, problems=found.problems)
+
+
+def save_new_adapter(*, actor: Actor, adapter: ModelAdapter) -> ModelAdapter:
+    """Store what `read_new_adapter` gave."""
+    adapter.created_by = actor.user
     try:
         with transaction.atomic():
-            adapter = ModelAdapter.objects.create(
-                model=model,
-                name=name,
-                source=source,
-                facts=found.facts,
-                problems=found.problems,
-                created_by=actor.user,
-            )
+            adapter.save()
             _noted(actor, adapter, kind="adapter.registered", message=f"Adapter {adapter} registered")
     except IntegrityError:
-        raise InvalidSpec(f"{model.name} already has an adapter called {name}.", field="name") from None
+        message = f"{adapter.model.name} already has an adapter called {adapter.name}."
+        raise InvalidSpec(message, field="name") from None
     return adapter
 
 

@@ -133,11 +133,12 @@ def register_adapter(
     Its folder is read at once; what is wrong with it or does not go with the model stands in `problems`.
     Deployments load it from their next revision on (`engine.load_adapters`).
     """
-    caller, model = caller_of(request), find_model(name)
+    caller = caller_of(request)
+    adapter = actions.read_new_adapter(model=find_model(name), **body.model_dump())
 
     def create() -> tuple[int, dict[str, Any]]:
-        adapter = actions.register_adapter(actor=caller.actor, model=model, **body.model_dump())
-        return 201, AdapterOut.model_validate(adapter, from_attributes=True).model_dump(mode="json")
+        saved = actions.save_new_adapter(actor=caller.actor, adapter=adapter)
+        return 201, AdapterOut.model_validate(saved, from_attributes=True).model_dump(mode="json")
 
     answer = create_once(
         user=caller.user,
