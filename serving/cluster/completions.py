@@ -169,9 +169,7 @@ class Completions:
                     (line.meta, _), cut_off, error_class = wire.unpack(item[1:]), True, ENGINE_FAILED_CODE
                     continue
                 if not started:
-                    if openai_errors.is_error_event(item) and not attempt.is_last:
-                        items.cancel()
-                        raise _cannot_answer()
+                    _pass_by_if_failed(attempt, item)
                     started = True
                     await start_events(send)
                 if openai_errors.is_error_event(item):
@@ -287,6 +285,12 @@ def _not_serving(entry: ModelEntry) -> Unavailable:
 def _cannot_answer() -> Unavailable:
     """An engine's own failure where another deployment can be asked; no caller sees these words."""
     return Unavailable(openai_errors.ENGINE_FAILED, code=ENGINE_FAILED_CODE)
+
+
+def _pass_by_if_failed(attempt: Attempt, first: bytes) -> None:
+    """Raises Unavailable where a stream would begin with an error and another deployment can be asked."""
+    if openai_errors.is_error_event(first) and not attempt.is_last:
+        raise _cannot_answer()
 
 
 def _engine_stopped() -> bytes:

@@ -89,8 +89,7 @@ class Engine:
 
         `served` is the engine's name for the model where the caller's own is another (an alias).
         """
-        meter = Meter(self._replica)
-        current_meter.set(meter)
+        meter = self._new_meter()
         if path not in self._surface.paths:
             return wire.pack(*self._not_supported(meter, path))
         try:
@@ -112,8 +111,7 @@ class Engine:
         self, path: str, request_id: str, body: bytes, served: str | None = None
     ) -> AsyncIterator[bytes]:
         """Answers one request as items of wire.py, each sent the moment the engine has it."""
-        meter = Meter(self._replica)
-        current_meter.set(meter)
+        meter = self._new_meter()
         if path not in self._surface.paths:
             yield wire.refusal(*self._not_supported(meter, path))
             return
@@ -169,6 +167,12 @@ class Engine:
     async def check_health(self) -> None:
         """Serve's hook: raises when the engine's processes are gone, and Serve replaces the replica."""
         await self._engine.check_health()
+
+    def _new_meter(self) -> Meter:
+        """The meter of the request that this task answers."""
+        meter = Meter(self._replica)
+        current_meter.set(meter)
+        return meter
 
     async def _answer(self, path: str, request_id: str, body: bytes, served: str | None) -> bytes | Any:
         """The answer's body, or an error object of vLLM's."""
