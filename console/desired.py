@@ -15,6 +15,7 @@ from django.conf import settings
 from pydantic import ValidationError
 
 from console import ports, secrets
+from console.aliases import gateway_aliases
 from console.models import ApiKey, Deployment, DesiredState, Revision
 from serving.limits import DeploymentLimits, KeyLimits
 from serving.render import ClusterOptions, GatewayTable, render
@@ -43,7 +44,7 @@ def desired_document() -> Desired:
         pythonpath=settings.CLUSTER_PYTHONPATH,
         installation=installation(),
     )
-    table = GatewayTable(keys=gateway_keys(), hold_s=settings.WAKE_HOLD_S)
+    table = GatewayTable(keys=gateway_keys(), hold_s=settings.WAKE_HOLD_S, aliases=gateway_aliases())
     document = render(specs, table=table, options=options)
     return Desired(document, {spec.name: spec for spec in specs}, unreadable)
 

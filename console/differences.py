@@ -22,6 +22,8 @@ LABELS = {
     "max_num_seqs": "Concurrent sequences",
     "kv_cache_memory_bytes": "KV cache per rank",
     "engine_kwargs": "Further engine arguments",
+    "adapters": "LoRA adapters",
+    "load_adapters": "LoRA adapters",
     "min_replicas": "Fewest replicas",
     "max_replicas": "Most replicas",
     "target_ongoing_requests": "Add a replica above",
@@ -54,6 +56,10 @@ UNSAID = {"tp_may_span_nodes": False}
 """What a definition means that an older version stored without the field."""
 
 
+NOTHING: tuple[Any, ...] = (None, {})
+"""An older definition does not have what is empty in a newer one."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """One field that differs, with both values as people read them."""
@@ -81,6 +87,10 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Differenc
 
 def shown(field: str, value: Any) -> str:
     """One field's value as people read it."""
+    if field == "adapters":
+        return ", ".join(sorted(value)) if value else "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if field == "accelerator_type":
         return str(value) if value else "CPU"
     if value is None or value == "":
@@ -116,7 +126,7 @@ def words(before: dict[str, Any], after: dict[str, Any]) -> str:
 
 
 def _same(one: Any, other: Any) -> bool:
-    if one == other:
+    if one == other or (one in NOTHING and other in NOTHING):
         return True
     if isinstance(one, (int, float, Decimal, str)) and isinstance(other, (int, float, Decimal, str)):
         try:

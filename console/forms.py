@@ -29,6 +29,7 @@ ENGINE_FIELDS = (
     "max_num_seqs",
     "kv_cache_memory_bytes",
     "engine_kwargs",
+    "load_adapters",
 )
 CAPACITY_FIELDS = (
     "min_replicas",
@@ -184,6 +185,11 @@ class DeploymentForm(LimitFields):
         help_text="vLLM's own names, as a JSON object. What has a field above cannot be set here.",
         widget=forms.Textarea(attrs={"class": "inp mono", "rows": 3, "spellcheck": "false"}),
     )
+    load_adapters = forms.BooleanField(
+        label="Load the model's LoRA adapters",
+        required=False,
+        help_text="All it has now; callers name deployment:adapter.",
+    )
     min_replicas = _whole("Fewest replicas", "0 lets it fall asleep.", minimum=0, maximum=1000, initial=1)
     max_replicas = _whole("Most replicas", "The bound on cost.", minimum=1, maximum=1000, initial=1)
     target_ongoing_requests = forms.FloatField(
@@ -298,6 +304,7 @@ def initial_of(deployment: Deployment) -> dict[str, Any]:
 def form_values(spec: dict[str, Any]) -> dict[str, Any]:
     """Values of a specification as the form shows them."""
     values = {name: spec.get(name) for name in (*ENGINE_FIELDS, *CAPACITY_FIELDS)}
+    values["load_adapters"] = bool(spec.get("adapters") or spec.get("load_adapters"))
     values["accelerator_type"] = values["accelerator_type"] or ""
     automatic = spec.get("kv_cache_is_automatic")
     values["kv_cache_memory_bytes"] = "" if automatic else size_text(values["kv_cache_memory_bytes"])

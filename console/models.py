@@ -76,6 +76,25 @@ class RegisteredModel(models.Model):
         return bool(self.hub_token_encrypted)
 
 
+class ModelAdapter(models.Model):
+    """A LoRA adapter of a registered model. `facts` and `problems` come from serving/adapter.py."""
+
+    model = models.ForeignKey(RegisteredModel, on_delete=models.CASCADE, related_name="adapters")
+    name = models.SlugField(max_length=40)
+    source = models.CharField(max_length=1000, help_text="folder with adapter_config.json")
+    facts = models.JSONField(default=dict, blank=True)
+    problems = models.JSONField(default=list, blank=True)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["model", "name"], name="adapter_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.model.name}:{self.name}"
+
+
 class DesiredState(models.TextChoices):
     """What the operator asked for."""
 
@@ -159,6 +178,43 @@ class Revision(models.Model):
 
     def __str__(self) -> str:
         return f"{self.deployment.name} revision {self.number}"
+
+
+class GatewayAlias(models.Model):
+    """A name at the gateway behind which several deployments stand, by weight and with a fallback."""
+
+    name = models.SlugField(max_length=40, unique=True)
+    version = models.PositiveIntegerField(default=1)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AliasTarget(models.Model):
+    """One deployment behind an alias. `weight` is its share of requests; null: tried only as a fallback."""
+
+    alias = models.ForeignKey(GatewayAlias, on_delete=models.CASCADE, related_name="targets")
+    deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="alias_targets")
+    weight = models.PositiveIntegerField(null=True, blank=True)
+    position = models.PositiveSmallIntegerField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["alias", "deployment"], name="alias_target_unique"),
+            models.CheckConstraint(
+                condition=Q(weight=None) | Q(weight__gte=1), name="alias_target_weight_positive"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.alias.name} → {self.deployment.name}"
 
 
 class PriceChange(models.Model):
@@ -564,6 +620,8 @@ class RequestRecord(models.Model):
     user_name = models.CharField(max_length=150, blank=True)
     deployment = models.ForeignKey(Deployment, null=True, on_delete=models.SET_NULL, related_name="requests")
     deployment_name = models.CharField(max_length=100)
+    alias = models.CharField(max_length=40, blank=True, help_text="the name that was asked for, if one")
+    adapter = models.CharField(max_length=40, blank=True)
     revision = models.PositiveIntegerField(default=0)
     replica = models.CharField(max_length=120, blank=True)
     path = models.CharField(max_length=60)

@@ -14,6 +14,7 @@ from django.conf import settings
 from console import slo
 from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState, Replica
 from serving.observed import STALE_AFTER_S, START_PHASES, PhaseInput, phase_of
+from serving.tasks import task_of
 
 PHASE_LABELS = {
     "queued": "Queued",
@@ -132,6 +133,7 @@ def _state(
         "topology": topology_words(engine),
         "engine": engine,
         "limits": deployment.limits,
+        "task": task_of(deployment.model.facts or {}, engine.get("engine_kwargs") or {}),
         "colour": deployment.colour,
         "phases": timeline(deployment, status, phase, now),
         "ready_in_s": status.ready_at - started if status.ready_at is not None and started else None,

@@ -19,6 +19,7 @@ PAGES = (
     "alerts",
     "cost",
     "request_log",
+    "routing",
 )
 
 urlpatterns = [

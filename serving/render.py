@@ -11,9 +11,10 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from serving.adapter import lora_arguments
 from serving.spec import CapacitySpec, DeploymentSpec, EngineSpec
 
 GATEWAY_APP = "gateway"
@@ -32,10 +33,12 @@ CPU_KV_MAXIMUM_BYTES = 4 * GIB
 
 @dataclass(frozen=True)
 class GatewayTable:
-    """What the gateway knows: callers' key digests and how long a sleeping model's caller is held."""
+    """What the gateway knows: callers' key digests, how long a sleeping model's caller is held, and the
+    aliases by name ({targets: [{deployment, weight}], fallback: [deployment], created})."""
 
     keys: dict[str, dict[str, Any]]
     hold_s: float
+    aliases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: Clus
             "hold_s": table.hold_s,
             "created": spec.created_at,
             **({"limits": spec.limits} if spec.limits else {}),
+            **({"adapters": sorted(spec.engine.adapters)} if spec.engine.adapters else {}),
         }
         for spec in specs
     }
@@ -128,7 +132,7 @@ def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: Clus
                 "name": "Gateway",
                 # Surge: a change of the gateway's own code must not leave callers without one.
                 "max_surge_percent": 100,
-                "user_config": {"models": models, "keys": table.keys},
+                "user_config": {"models": models, "keys": table.keys, "aliases": table.aliases},
             }
         ],
     }
@@ -149,6 +153,7 @@ def _engine_args(spec: DeploymentSpec, options: ClusterOptions) -> dict[str, Any
     engine = spec.engine
     kwargs = dict(engine.engine_kwargs)
     kwargs["max_num_seqs"] = engine.max_num_seqs
+    kwargs |= lora_arguments(engine, deployment=spec.name, given=engine.engine_kwargs)
     if engine.kv_cache_memory_bytes is not None:
         kwargs["kv_cache_memory_bytes"] = engine.kv_cache_memory_bytes
     # Written only where it holds: one more argument would restart every replica there is.

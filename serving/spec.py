@@ -31,6 +31,8 @@ FORBIDDEN_ENGINE_KWARGS = {
     "distributed_executor_backend": "it follows from the topology",
     "enable_per_request_metrics": "the gateway needs it switched on",
     "disable_log_stats": "the charts need the engine's statistics",
+    "enable_lora": "choose to load the model's adapters",
+    "lora_modules": "adapters come from the registry",
     "trust_remote_code": "it would run code from the model's repository on the cluster",
     "allowed_local_media_path": "callers could read files of the cluster's nodes with it",
     "hf_token": "give the token with the model, where it is stored encrypted",
@@ -65,6 +67,15 @@ API_PRICE = "of an API to compare costs with, US dollars per 1M tokens; null: no
 DeploymentName = Annotated[str, Field(max_length=40, pattern=NAME_PATTERN)]
 
 
+class AdapterSource(BaseModel):
+    """One LoRA adapter as a revision keeps it, copied from the registry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(description="folder with adapter_config.json")
+    rank: int = Field(ge=1, le=512)
+
+
 class EngineSpec(BaseModel):
     """One engine definition, the content of a revision. Any change of it makes new replicas."""
 
@@ -89,6 +100,9 @@ class EngineSpec(BaseModel):
         False, description="the KV cache was sized by the console: it follows the context and the hardware"
     )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="further vLLM engine arguments")
+    adapters: dict[str, AdapterSource] = Field(
+        default_factory=dict, max_length=256, description="LoRA adapters loaded at start, by name"
+    )
 
     @property
     def accelerators_per_replica(self) -> int:

@@ -34,6 +34,8 @@ class UsageRecord:
     key_id: int | None
     user: str
     deployment: str
+    alias: str
+    adapter: str
     revision: int
     replica: str
     path: str
@@ -112,6 +114,8 @@ def read_record(text: str | bytes) -> UsageRecord:
         key_id=_whole(raw, "key_id"),
         user=_text(raw, "user", longest=150),
         deployment=_text(raw, "deployment", longest=100),
+        alias=_text(raw, "alias", longest=40),
+        adapter=_text(raw, "adapter", longest=40),
         revision=_whole(raw, "revision") or 0,
         replica=_text(raw, "replica", longest=120),
         path=_text(raw, "path", longest=60),

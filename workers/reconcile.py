@@ -33,6 +33,7 @@ from serving.planner.report import read_stored
 from serving.progress import Deadlines, Progress, Step, Wanted, advance, smoke_answered
 from serving.render import GATEWAY_APP, app_name, digest_of
 from serving.spec import DeploymentSpec
+from serving.tasks import task_of
 from workers import lease, observe, plan_checks
 from workers.failures import failure_of, unplaceable
 from workers.ray import node_json, ray_client, replica_phases
@@ -309,7 +310,8 @@ def _smoke_all(waiting: list[tuple[Deployment, DeploymentSpec, Step]], *, token:
     if not waiting:
         return False
     with ThreadPoolExecutor(max_workers=SMOKES_AT_ONCE) as pool:
-        answers = list(pool.map(smoke, [row.name for row, _, _ in waiting]))
+        tasks = [task_of(row.model.facts or {}, spec.engine.engine_kwargs) for row, spec, _ in waiting]
+        answers = list(pool.map(smoke, [row.name for row, _, _ in waiting], tasks))
     for (row, spec, step), unanswered in zip(waiting, answers, strict=True):
         now = time.time()
         failure = None

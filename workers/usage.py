@@ -98,6 +98,8 @@ def _row(record: UsageRecord, key_ids: set[int], deployments: dict[str, int]) ->
         user_name=record.user,
         deployment_id=deployments.get(record.deployment),
         deployment_name=record.deployment,
+        alias=record.alias,
+        adapter=record.adapter,
         revision=record.revision,
         replica=record.replica,
         path=record.path,

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ValidationError
 
 from console import live
 from console.accelerators import day_of, price_of
+from console.actions.adapters import adapters_to_load
+from console.aliases import check_behind_no_alias, check_no_alias
 from console.differences import words
 from console.events import Actor, record
 from console.models import (
@@ -37,7 +39,7 @@ from serving.topology import check_topology
 
 Spec = TypeVar("Spec", bound=BaseModel)
 PRICE = "price_per_accelerator_hour_usd"
-NOT_GIVEN = ("model", "model_source", "hub_revision", "kv_cache_is_automatic")
+NOT_GIVEN = ("model", "model_source", "hub_revision", "kv_cache_is_automatic", "load_adapters")
 """Fields of an engine that follow from others."""
 CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 COLOURS = 6
@@ -65,6 +67,7 @@ def create_deployment(
     stored_limits = validated(DeploymentLimits, limits or {}).stored()
     if Deployment.objects.filter(name=name).exists():
         raise _name_taken(name)
+    check_no_alias(name)
     plan = checked_plan(engine_spec, registered, capacity_spec)
     check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, plan=plan)
     now = time.time()
@@ -79,6 +82,7 @@ def create_deployment(
                 limits=stored_limits,
                 **capacity_spec.model_dump(),
             )
+            check_no_alias(name)
             DeploymentStatus.objects.create(deployment=deployment)
             _price_from_now(deployment, now)
             _min_replicas_from_now(deployment, now)
@@ -243,6 +247,7 @@ def delete_deployment(*, actor: Actor, name: str, typed_name: str | None = None)
     if typed_name is not None and typed_name.strip() != name:
         raise InvalidSpec(f"Type {name} to confirm; it was not deleted.", field="typed_name")
     with transaction.atomic():
+        check_behind_no_alias(deployment)
         # As stored, not validated: what an older version wrote must be deletable too.
         engine = deployment.current_revision.engine if deployment.current_revision else None
         last = {
@@ -285,8 +290,13 @@ def capacity_of(deployment: Deployment) -> CapacitySpec:
 
 
 def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpec:
-    """An EngineSpec from a form's or the API's map; defaults come from the model's facts."""
+    """An EngineSpec from a form's or the API's map; defaults come from the model's facts.
+
+    `load_adapters`: true takes all adapters the model has now, false none; null leaves what `adapters` says.
+    """
     values = {key: value for key, value in given.items() if key not in NOT_GIVEN}
+    if given.get("load_adapters") is not None:
+        values["adapters"] = adapters_to_load(registered) if given["load_adapters"] else {}
     facts = registered.facts or {}
     if values.get("max_model_len") in (None, ""):
         values["max_model_len"] = facts.get("max_context_tokens") or FALLBACK_CONTEXT_TOKENS
@@ -375,7 +385,10 @@ def _edited_engine(
     kept = old.model_dump()
     if _has_automatic_cache(deployment, old):
         del kept["kv_cache_memory_bytes"]
-    return make_engine(registered, {**kept, **(changes or {})}), registered
+    given = {**kept, **(changes or {})}
+    if registered != deployment.model and old.adapters:
+        given.setdefault("load_adapters", True)  # those of another model would not fit
+    return make_engine(registered, given), registered
 
 
 def _has_automatic_cache(deployment: Deployment, engine: EngineSpec) -> bool:

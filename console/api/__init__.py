@@ -7,6 +7,7 @@ from console.api import (
     accelerators,
     access,
     activity,
+    aliases,
     cluster,
     cost,
     deployment_parts,
@@ -30,6 +31,7 @@ api.add_router("/deployments", deployments.router)
 api.add_router("/deployments", deployment_parts.router)
 api.add_router("/deployments", cost.of_deployment)
 api.add_router("/cost", cost.router)
+api.add_router("/aliases", aliases.router)
 api.add_router("/plan", plan.router)
 api.add_router("/accelerators", accelerators.router)
 api.add_router("/cluster", cluster.router)

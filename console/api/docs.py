@@ -21,6 +21,7 @@ TAGS = {
     "models": "Models",
     "deployments": "Deployments",
     "objectives": "Objectives, alerts and their webhook",
+    "aliases": "Aliases: several deployments behind one name",
     "plan": "Plans: memory, times and money before anything starts",
     "accelerators": "Accelerators and their prices",
     "access": "Keys, you and your tokens",
@@ -31,6 +32,9 @@ TAGS = {
 EXAMPLES: dict[str, dict[str, Any]] = {
     "register_model": {"name": "llama", "source_kind": "folder", "source": "/srv/models/llama"},
     "edit_model": {"note": "checked", "expected_version": 1},
+    "register_adapter": {"name": "french", "source": "/srv/adapters/french"},
+    "create_alias": {"name": "best", "targets": [{"deployment": "chat", "weight": 1}]},
+    "edit_alias": {"fallback": [], "expected_version": 1},
     "create_deployment": {"name": "chat", "model": "demo", "capacity": {"max_replicas": 2}},
     "edit_deployment": {"capacity": {"max_replicas": 3}, "expected_version": 1},
     "roll_back": {"revision": 1},
@@ -90,6 +94,8 @@ def example_name(path: str) -> str:
     """What stands for {name} in an example of this path."""
     if "/accelerators/" in path:
         return "H100"
+    if "/aliases/" in path:
+        return "best"
     return "demo" if "/models/" in path else "chat"
 
 
@@ -182,7 +188,13 @@ def _type_words(schema: dict[str, Any]) -> str:
 
 def _example(path: str, method: str, body: dict[str, Any] | None) -> str:
     filled = path.format(
-        name=example_name(path), number=1, key_id=1, token_id=1, digest="0" * 64, request_id="0" * 32
+        name=example_name(path),
+        adapter="french",
+        number=1,
+        key_id=1,
+        token_id=1,
+        digest="0" * 64,
+        request_id="0" * 32,
     )
     lines = [f'curl -X {method} "$RAYDECK{filled}" \\', '  -H "Authorization: Bearer $TOKEN"']
     if method == "GET":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ninja import Schema
 from pydantic import ConfigDict, Field, JsonValue
@@ -59,6 +59,13 @@ class ModelChange(Input):
     )
 
 
+class AdapterInput(Input):
+    """A LoRA adapter of a registered model."""
+
+    name: str = Field(max_length=40, description=f"callers name deployment:name; {NAME_HELP}")
+    source: str = Field(max_length=1000, description="absolute folder with adapter_config.json")
+
+
 class EngineInput(Input):
     """The engine: a change of it is a new revision and starts new replicas."""
 
@@ -77,6 +84,9 @@ class EngineInput(Input):
         None, ge=1 << 20, description="KV cache per rank; null lets it be computed or measured"
     )
     engine_kwargs: dict[str, JsonValue] | None = Field(None, description="further vLLM engine arguments")
+    load_adapters: bool | None = Field(
+        None, description="true: all LoRA adapters the model has now; false: none; null: as it was"
+    )
 
     def given(self) -> dict[str, Any]:
         """The fields the caller gave. Null means "by default" where null is no value of its own."""
@@ -216,6 +226,31 @@ class RollbackInput(Input):
 
     revision: int = Field(ge=1, le=LARGEST_VERSION)
     expected_version: int | None = Field(None, ge=1, le=LARGEST_VERSION, description=EXPECTED_VERSION)
+
+
+class AliasTargetInput(Input):
+    """A deployment and its share of the alias's requests."""
+
+    deployment: str = Field(max_length=40)
+    weight: int = Field(1, ge=1, le=1000)
+
+
+class AliasInput(Input):
+    """An alias to create."""
+
+    name: str = Field(max_length=40, description=f"what callers name as model: {NAME_HELP}")
+    targets: list[AliasTargetInput] = Field(min_length=1, max_length=20)
+    fallback: list[Annotated[str, Field(max_length=40)]] = Field(
+        default_factory=list, max_length=20, description="deployments tried in this order when no target can"
+    )
+
+
+class AliasChange(Input):
+    """What to change of an alias; what is left out stays."""
+
+    expected_version: int | None = Field(None, ge=1, le=LARGEST_VERSION, description=EXPECTED_VERSION)
+    targets: list[AliasTargetInput] | None = Field(None, min_length=1, max_length=20)
+    fallback: list[Annotated[str, Field(max_length=40)]] | None = Field(None, max_length=20)
 
 
 class KeyInput(Input):

@@ -397,6 +397,34 @@ class KeyDetail(KeyOut):
     use: LimitUseOut
 
 
+class AdapterOut(Schema):
+    """A LoRA adapter of a registered model. `facts` and `problems` come from reading its folder."""
+
+    name: str
+    source: str
+    facts: dict[str, Any]
+    problems: list[ProblemOut]
+    created_at: datetime
+
+
+class AliasTargetOut(Schema):
+    """A deployment and its share of an alias's requests."""
+
+    deployment: str
+    weight: int
+
+
+class AliasOut(Schema):
+    """An alias at the gateway: deployments by weight, then those tried when none of them can answer."""
+
+    name: str
+    targets: list[AliasTargetOut]
+    fallback: list[str]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
 class NewKeyOut(KeyOut):
     """A new gateway key with its secret, this once."""
 
@@ -452,7 +480,9 @@ class RequestOut(Schema):
     id: str = Field(description="also the response header x-request-id")
     key_id: int | None
     user: str = Field(validation_alias="user_name", description="who chatted in the playground, else empty")
-    deployment: str = Field(validation_alias="deployment_name")
+    deployment: str = Field(validation_alias="deployment_name", description="which one served")
+    alias: str = Field(description="the alias that was asked for, else empty")
+    adapter: str = Field(description="the LoRA adapter that was asked for, else empty")
     revision: int
     replica: str
     path: str

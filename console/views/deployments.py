@@ -252,6 +252,7 @@ def _conflict_page(
     theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
     if theirs.get("kv_cache_is_automatic"):
         theirs["kv_cache_memory_bytes"] = None  # nobody gave it, as the form shows
+    theirs["load_adapters"] = bool(theirs.get("adapters"))
     yours = {**form.engine(), **form.capacity(), **form.limits(), "model": form.cleaned_data["model"]}
     yours = {name: yours[name] if yours[name] != "" else None for name in yours}
     fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, *LIMIT_FIELDS, "model")

@@ -24,7 +24,8 @@ from serving.cluster.replies import (
     send_event,
     start_events,
 )
-from serving.cluster.table import ModelEntry
+from serving.cluster.routes import Attempt, Route, attempts
+from serving.cluster.table import KeyEntry, ModelEntry
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
 
@@ -42,13 +43,23 @@ class Unavailable(Exception):
     """The model cannot answer now; words and headers for the caller."""
 
     def __init__(
-        self, message: str, *, code: str, status: int = 503, retry_after_s: int | None = None
+        self,
+        message: str,
+        *,
+        code: str,
+        status: int = 503,
+        retry_after_s: int | None = None,
+        type_: str | None = None,
+        is_final: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
         self.status = status
         self.retry_after_s = retry_after_s
+        self.type = type_
+        self.is_final = is_final
+        """Whether no other engine could answer either."""
 
 
 class Completions:
@@ -60,27 +71,81 @@ class Completions:
         self._limiter = limiter
         self._afterwards: set[asyncio.Task[None]] = set()
 
-    async def serve(self, entry: ModelEntry, line: Timeline, body: bytes, send: Send) -> None:
-        """Answers the caller and makes the usage record, whatever happens."""
+    async def serve(self, route: Route, key: KeyEntry, line: Timeline, body: bytes, send: Send) -> None:
+        """Answers the caller and makes the usage record, whatever happens.
+
+        An engine that cannot answer is followed by the route's next, as long as no byte has gone out.
+        """
+        line.alias, line.adapter = route.alias, route.adapter
+        for attempt in attempts(route):
+            line.deployment, line.revision = attempt.entry.name, attempt.entry.revision
+            try:
+                await self._admit(attempt.entry, key, line)
+                await self._serve_one(attempt, line, body, send)
+                return
+            except Unavailable as error:
+                if attempt.is_last or error.is_final:
+                    await self._give_up(error, line, send)
+                    return
+                log.info("alias=%s passes by deployment=%s: %s", line.alias, line.deployment, error.code)
+                self._leave(attempt.entry, line)
+
+    async def _admit(self, entry: ModelEntry, key: KeyEntry, line: Timeline) -> None:
+        """Counts the request under the key's limits, once, and under this deployment's, both or none.
+
+        Raises Unavailable for the limit that is reached; only a deployment's leaves the turn to the next.
+        """
+        if entry.state != "serve":
+            return
+        wanted = tuple(one for one in key.limits_with(entry) if one not in line.limits)
+        if not wanted:
+            return
         try:
-            handle = await self._ready_handle(entry, line)
-            line.handed_over = time.monotonic()
-            if line.stream:
-                await self._stream(handle, line, body, send)
-            else:
-                await self._unary(handle, line, body, send)
-        except Unavailable as error:
-            # An engine that broke off is not a refusal: the request had been taken.
-            outcome = "error" if error.code == ENGINE_FAILED_CODE else "refused"
-            self._finish(line, status=error.status, outcome=outcome, error_class=error.code)
-            await send_error(
-                send,
-                error.status,
-                error.message,
-                code=error.code,
-                retry_after_s=error.retry_after_s,
-                extra=line.headers(time.monotonic(), whole=True),
+            refusal = await self._limiter.admit(line.request_id, wanted)
+        except BaseException:  # the caller left; Redis may have counted it
+            self._limiter.finish(line.request_id, wanted, tokens=0)
+            raise
+        if refusal is not None:
+            raise Unavailable(
+                refusal.message,
+                code=refusal.code,
+                status=429,
+                retry_after_s=refusal.retry_after_s,
+                type_=refusal.type,
+                is_final=refusal.limits is key.limits,
             )
+        line.limits += wanted
+
+    def _leave(self, entry: ModelEntry, line: Timeline) -> None:
+        """The turn goes to the next: this deployment's limits are free of the request."""
+        own = tuple(one for one in line.limits if one is entry.limits)
+        line.limits = tuple(one for one in line.limits if one is not entry.limits)
+        if own:
+            self._limiter.finish(line.request_id, own, tokens=0)
+        line.meta = {}
+
+    async def _serve_one(self, attempt: Attempt, line: Timeline, body: bytes, send: Send) -> None:
+        """Raises Unavailable while nothing was sent."""
+        handle = await self._ready_handle(attempt.entry, line)
+        line.handed_over = time.monotonic()
+        if line.stream:
+            await self._stream(attempt, handle, line, body, send)
+        else:
+            await self._unary(attempt, handle, line, body, send)
+
+    async def _give_up(self, error: Unavailable, line: Timeline, send: Send) -> None:
+        # An engine that broke off is not a refusal: the request had been taken.
+        outcome = "error" if error.code == ENGINE_FAILED_CODE else "refused"
+        self._finish(line, status=error.status, outcome=outcome, error_class=error.code)
+        await send_error(
+            send,
+            error.status,
+            error.message,
+            code=error.code,
+            type_=error.type,
+            retry_after_s=error.retry_after_s,
+            extra=line.headers(time.monotonic(), whole=True),
+        )
 
     async def finish(self) -> None:
         """Waits for the records of requests that were aborted a moment ago."""
@@ -95,17 +160,18 @@ class Completions:
         if replicas_known(handle) != 0:
             return handle
         began = time.monotonic()
+        held_s = line.held_s  # by deployments tried before this one: all together get one waiting time
         try:
-            is_up = await self._handles.wait_for_replica(entry, timeout_s=entry.hold_s)
+            is_up = await self._handles.wait_for_replica(entry, timeout_s=max(0.0, entry.hold_s - held_s))
         except (asyncio.CancelledError, Exception) as error:
-            line.held_s = time.monotonic() - began
+            line.held_s = held_s + time.monotonic() - began
             if not await _caller_left(error):
                 raise self._translated(error, entry) from None
             self._finish(
                 line, status=CLIENT_CLOSED_REQUEST, outcome="aborted", error_class="client_disconnected"
             )
             raise asyncio.CancelledError from None
-        line.held_s = time.monotonic() - began
+        line.held_s = held_s + time.monotonic() - began
         line.woke = line.held_s > 1.0
         if not is_up:
             raise Unavailable(
@@ -115,8 +181,10 @@ class Completions:
             )
         return handle
 
-    async def _unary(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
-        response = handle.unary.remote(line.path, line.request_id, body)
+    async def _unary(
+        self, attempt: Attempt, handle: EngineHandle, line: Timeline, body: bytes, send: Send
+    ) -> None:
+        response = handle.unary.remote(line.path, line.request_id, body, *attempt.served_as)
         try:
             line.meta, answer = wire.unpack(await response)
         except (asyncio.CancelledError, Exception) as error:
@@ -125,12 +193,16 @@ class Completions:
                 raise asyncio.CancelledError from None
             raise self._translated(error, line) from None
         status = int(line.meta.get("status") or 200)
+        if attempt.passes_by(status):
+            raise _cannot_answer()
         outcome = "ok" if status < 400 else "refused" if status < 500 else "error"
         self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
         await send_body(send, answer, status=status, extra=line.headers(time.monotonic(), whole=True))
 
-    async def _stream(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
-        items = handle.stream.remote(line.path, line.request_id, body)
+    async def _stream(
+        self, attempt: Attempt, handle: EngineHandle, line: Timeline, body: bytes, send: Send
+    ) -> None:
+        items = handle.stream.remote(line.path, line.request_id, body, *attempt.served_as)
         started = cut_off = complete = False
         error_class = None
         try:
@@ -141,11 +213,12 @@ class Completions:
                     continue
                 if kind == wire.REFUSAL:
                     if not started:
-                        await self._refused(item, line, send)
+                        await self._refused(attempt, item, line, send)
                         return
                     (line.meta, _), cut_off, error_class = wire.unpack(item[1:]), True, ENGINE_FAILED_CODE
                     continue
                 if not started:
+                    _pass_by_if_failed(attempt, item)
                     started = True
                     await start_events(send, line.headers(time.monotonic(), whole=False))
                 if openai_errors.is_error_event(item):
@@ -157,6 +230,8 @@ class Completions:
                 else:
                     line.event(time.monotonic())
                 await send_event(send, item)
+        except Unavailable:
+            raise
         except (asyncio.CancelledError, Exception) as error:
             if await _caller_left(error):
                 if not complete:
@@ -178,9 +253,11 @@ class Completions:
         outcome = "error" if error_class else "ok"
         self._finish(line, status=500 if error_class else 200, outcome=outcome, error_class=error_class)
 
-    async def _refused(self, item: bytes, line: Timeline, send: Send) -> None:
+    async def _refused(self, attempt: Attempt, item: bytes, line: Timeline, send: Send) -> None:
         line.meta, answer = wire.unpack(item[1:])
         status = int(line.meta.get("status") or 500)
+        if attempt.passes_by(status):
+            raise _cannot_answer()
         outcome = "refused" if status < 500 else "error"
         self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
         await send_body(send, answer, status=status, extra=line.headers(time.monotonic(), whole=True))
@@ -262,6 +339,17 @@ def _not_serving(entry: ModelEntry) -> Unavailable:
     reason = entry.public_reason()
     message = f"The model `{entry.name}` {what}{': ' + reason if reason else '.'}"
     return Unavailable(message, code="model_failed" if entry.state == "failed" else "model_stopped")
+
+
+def _cannot_answer() -> Unavailable:
+    """An engine's own failure where another deployment can be asked; no caller sees these words."""
+    return Unavailable(openai_errors.ENGINE_FAILED, code=ENGINE_FAILED_CODE)
+
+
+def _pass_by_if_failed(attempt: Attempt, first: bytes) -> None:
+    """Raises Unavailable where a stream would begin with an error and another deployment can be asked."""
+    if openai_errors.is_error_event(first) and not attempt.is_last:
+        raise _cannot_answer()
 
 
 def _engine_stopped() -> bytes:

@@ -20,20 +20,21 @@ from ray.serve import Application
 
 from serving.cluster.completions import Completions
 from serving.cluster.handles import Handles
-from serving.cluster.limit_values import Limits
 from serving.cluster.limits import Limiter
+from serving.cluster.listing import card, cards
 from serving.cluster.loopback import bind_replica_port_to_node_address
 from serving.cluster.replies import Receive, Scope, Send, send_error, send_json
 from serving.cluster.request_ids import HEADER as REQUEST_ID_HEADER
 from serving.cluster.request_ids import SCOPE_KEY
 from serving.cluster.requests import MAX_BODY_BYTES, BadRequest, bearer_key, headers_of, read_body
+from serving.cluster.routes import Route, route_of
 from serving.cluster.spool import Spool, folder_for
-from serving.cluster.table import KeyEntry, ModelEntry, Table, read_table
+from serving.cluster.table import KeyEntry, Table, read_table
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
+from serving.gateway_paths import POSTED, STREAMED
 
 log = logging.getLogger("ray.serve")
-COMPLETION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 MODELS_PATH = "/v1/models"
 HEALTH_PATH = "/healthz"
 BODY_WITHIN_S = 60.0
@@ -69,8 +70,8 @@ class GatewayApp:
             await send_error(send, 500, "The gateway failed on this request.", code="internal_error")
 
     async def _route(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
-        if path in COMPLETION_PATHS:
-            await self._complete(scope, receive, send, path)
+        if path in POSTED:
+            await self._complete(scope, receive, send, POSTED[path])
         elif path == HEALTH_PATH:
             await self._health(send)
         elif path == MODELS_PATH or path.startswith(MODELS_PATH + "/"):
@@ -99,51 +100,32 @@ class GatewayApp:
                 raise BadRequest(f"Use POST for {path}.", status=405, code="method_not_allowed")
             body = await _read(receive, headers)
             asked = read_body(body)
-            line.stream, line.deployment = asked.stream, asked.model[:LONGEST_USER]
-            entry = self._entry(asked.model, key)
-            line.deployment, line.revision = entry.name, entry.revision
-            if entry.state == "serve" and (limits := key.limits_with(entry)):
-                await self._admit(line, limits)
+            line.stream = asked.stream and path in STREAMED
+            line.deployment = asked.model[:LONGEST_USER]
+            route = self._routed(asked.model, key)
         except BadRequest as error:
             await self._refuse(send, line, error)
             return
         try:
-            await self._completions.serve(entry, line, body, send)
+            await self._completions.serve(route, key, line, body, send)
         finally:
             if line.limits and not line.is_left:  # nothing accounted for it: a surprise on the way
                 self._limiter.finish(line.request_id, line.limits, tokens=0)
-
-    async def _admit(self, line: Timeline, limits: tuple[Limits, ...]) -> None:
-        """Counts the request under its limits. Raises BadRequest for the one that is reached."""
-        try:
-            refusal = await self._limiter.admit(line.request_id, limits)
-        except BaseException:  # the caller left; Redis may have counted it
-            self._limiter.finish(line.request_id, limits, tokens=0)
-            raise
-        if refusal is not None:
-            raise BadRequest(
-                refusal.message,
-                status=429,
-                code=refusal.code,
-                type_=refusal.type,
-                retry_after_s=refusal.retry_after_s,
-            )
-        line.limits = limits
 
     def _key(self, headers: dict[str, str]) -> KeyEntry | None:
         plaintext = bearer_key(headers)
         return None if plaintext is None else self.table.key_for(plaintext, pepper=self._pepper)
 
-    def _entry(self, model: str, key: KeyEntry) -> ModelEntry:
-        entry = self.table.models.get(model)
-        if entry is None or not key.may_use(entry.name):
+    def _routed(self, model: str, key: KeyEntry) -> Route:
+        route = route_of(self.table, model, may_use=key.may_use)
+        if route is None:
             raise BadRequest(
                 f"The model `{_printable(model)}` does not exist or you do not have access to it.",
                 status=404,
                 code="model_not_found",
                 param="model",
             )
-        return entry
+        return route
 
     async def _refuse(self, send: Send, line: Timeline, error: BadRequest) -> None:
         record = line.record(
@@ -177,14 +159,11 @@ class GatewayApp:
             await send_error(send, 405, "Use GET here.", code="method_not_allowed")
             return
         if path == MODELS_PATH:
-            entries = self.table.models.values()
-            serving = [
-                _card(entry) for entry in entries if entry.state == "serve" and key.may_use(entry.name)
-            ]
-            await send_json(send, {"object": "list", "data": serving})
+            await send_json(send, {"object": "list", "data": cards(self.table, may_use=key.may_use)})
             return
         try:
-            await send_json(send, _card(self._entry(unquote(path.removeprefix(MODELS_PATH + "/")), key)))
+            name = unquote(path.removeprefix(MODELS_PATH + "/"))
+            await send_json(send, card(self.table, name, self._routed(name, key)))
         except BadRequest as error:
             await send_error(send, error.status, error.message, code=error.code, param=error.param)
 
@@ -295,10 +274,6 @@ def _with_request_id(send: Send, request_id: str) -> Send:
 async def _unauthorised(send: Send, *, has_key: bool) -> None:
     message = "Incorrect API key provided." if has_key else "Send an API key: `Authorization: Bearer …`."
     await send_error(send, 401, message, code="invalid_api_key")
-
-
-def _card(entry: ModelEntry) -> dict[str, Any]:
-    return {"id": entry.name, "object": "model", "created": entry.created, "owned_by": "raydeck"}
 
 
 def _printable(text: str) -> str:

@@ -7,6 +7,7 @@ Must import neither ray nor vllm.
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from serving.cluster.wire import Meta
@@ -41,6 +42,13 @@ class Meter:
             if output.finish_reason:
                 self._finish_reason = str(output.finish_reason)
         self._note_times(result.metrics)
+
+    def note_pooled(self, result: Any) -> None:
+        """Takes one result of a pooling model (vLLM's PoolingRequestOutput): read, never generated."""
+        key = str(result.request_id)
+        cached = result.num_cached_tokens
+        self._prompts[key] = (len(result.prompt_token_ids or ()), None if cached is None else int(cached))
+        self._outputs[(key, 0)] = 0
 
     def note_aborted(self, request_id: str, state: Any) -> None:
         """Takes the engine's own state of a request that is being aborted.
@@ -100,9 +108,20 @@ def metered(generate: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncI
         if meter is None:
             return results
         kind = getattr(sampling_params, "output_kind", None)
-        return _noted(results, meter, is_delta=getattr(kind, "value", kind) == DELTA)
+        return _noted(results, partial(meter.note, is_delta=getattr(kind, "value", kind) == DELTA))
 
     return generate_metered
+
+
+def metered_encode(encode: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    """`encode`, through which embeddings and scores go, likewise."""
+
+    def encode_metered(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        results = encode(*args, **kwargs)
+        meter = current_meter.get()
+        return results if meter is None else _noted(results, meter.note_pooled)
+
+    return encode_metered
 
 
 def metered_abort(client: Any) -> Callable[..., Awaitable[None]]:
@@ -122,10 +141,10 @@ def metered_abort(client: Any) -> Callable[..., Awaitable[None]]:
     return abort_metered
 
 
-async def _noted(results: AsyncIterator[Any], meter: Meter, *, is_delta: bool) -> AsyncIterator[Any]:
+async def _noted(results: AsyncIterator[Any], note: Callable[[Any], None]) -> AsyncIterator[Any]:
     try:
         async for result in results:
-            meter.note(result, is_delta=is_delta)
+            note(result)
             yield result
     finally:
         # A consumer that goes away must reach the engine at once, not at garbage collection.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.cluster.limit_values import Limits, read_limits
+from serving.cluster.routes import AliasEntry, read_alias
 from serving.keys import digest_of
 
 LONGEST_REASON = 200
@@ -30,6 +31,7 @@ class ModelEntry:
     hold_s: float
     created: int
     limits: Limits | None = None
+    adapters: tuple[str, ...] = ()
 
     def public_reason(self) -> str:
         """The reason where it is fit for callers, else nothing."""
@@ -69,6 +71,7 @@ class Table:
     models: dict[str, ModelEntry] = field(default_factory=dict)
     keys: dict[str, KeyEntry] = field(default_factory=dict)
     unreadable: int = 0
+    aliases: dict[str, AliasEntry] = field(default_factory=dict)
 
     def key_for(self, plaintext: str, *, pepper: str) -> KeyEntry | None:
         """The entry of a key, by its peppered digest; None for an unknown key."""
@@ -80,6 +83,7 @@ def read_table(user_config: Any) -> Table:
     config = user_config if isinstance(user_config, dict) else {}
     models: dict[str, ModelEntry] = {}
     keys: dict[str, KeyEntry] = {}
+    aliases: dict[str, AliasEntry] = {}
     unreadable = 0
     for name, entry in _items(config.get("models")):
         try:
@@ -91,7 +95,12 @@ def read_table(user_config: Any) -> Table:
             keys[digest] = _key(entry)
         except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
             unreadable += 1
-    return Table(models, keys, unreadable)
+    for name, entry in _items(config.get("aliases")):
+        try:
+            aliases[name] = read_alias(name, entry)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            unreadable += 1
+    return Table(models, keys, unreadable, aliases)
 
 
 def _items(value: Any) -> list[tuple[str, Any]]:
@@ -125,4 +134,5 @@ def _model(name: str, entry: Any) -> ModelEntry:
         hold_s=max(0.0, float(entry.get("hold_s", 0.0))),
         created=int(entry.get("created", 0)),
         limits=read_limits(entry.get("limits"), scope=f"d:{name}", subject=f"the model `{name}`"),
+        adapters=tuple(str(adapter) for adapter in entry.get("adapters") or ()),
     )

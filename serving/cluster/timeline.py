@@ -22,6 +22,8 @@ class Timeline:
     key_id: int = 0
     user: str | None = None
     deployment: str = ""
+    alias: str = ""
+    adapter: str = ""
     revision: int = 0
     stream: bool = False
     woke: bool = False
@@ -52,6 +54,8 @@ class Timeline:
             "key_id": self.key_id,
             "user": self.user,
             "deployment": self.deployment,
+            "alias": self.alias or None,
+            "adapter": self.adapter or None,
             "revision": self.revision,
             "replica": meta.get("replica") or "",
             "path": self.path,

@@ -23,6 +23,7 @@ NODE = {
     "accelerators": {},
 }
 LONG_NAME = "a-name-of-forty-characters-which-is-full"
+LONG_ALIAS = "an-alias-of-forty-characters-and-is-full"
 FLEET = {
     "serving": "ready",
     "loading": "loading",
@@ -66,6 +67,21 @@ def main() -> None:
     )
     for name, phase in FLEET.items():
         _deploy(name, phase)
+    _route()
+
+
+def _route() -> None:
+    """An alias over long and short names, and an adapter with something wrong."""
+    from console import actions
+    from console.models import RegisteredModel
+
+    targets = [{"deployment": LONG_NAME, "weight": 1000}, {"deployment": "serving", "weight": 1}]
+    actions.create_alias(
+        actor=actions.SYSTEM, name=LONG_ALIAS, targets=targets, fallback=["sleeping", "halted"]
+    )
+    tiny = RegisteredModel.objects.get(name="tiny")
+    folder = "/srv/adapters/" + "a-long-folder-name/" * 8
+    actions.register_adapter(actor=actions.SYSTEM, model=tiny, name="french", source=folder)
 
 
 def _deploy(name: str, phase: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser.checks import overflowing, violations
-from tests.browser.fleet import FLEET, LONG_NAME
+from tests.browser.fleet import FLEET, LONG_ALIAS, LONG_NAME
 from tests.unit.views.format_cases import CASES
 
 OpenPage = Callable[..., Page]
@@ -24,6 +24,11 @@ PATHS = [
     "/requests/",
     "/requests/?speed=over&over_s=soon",
     "/requests/serving/",
+    "/routing/",
+    "/routing/new/",
+    f"/routing/{LONG_ALIAS}/edit/",
+    f"/routing/{LONG_ALIAS}/delete/",
+    "/models/tiny/",
     *(f"/deployments/{name}/" for name in FLEET),
     *(f"/deployments/serving/{tab}/" for tab in ("metrics", "events", "logs", "revisions", "config", "edit")),
     "/deployments/serving/revisions/2/",

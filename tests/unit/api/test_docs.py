@@ -63,6 +63,8 @@ def test_each_example_is_accepted(
         body["name"] = "another"
     if operation == "roll_back":
         as_admin.patch("deployments/chat", {"engine": {"max_num_seqs": 4}, "expected_version": 1})
+    if operation == "edit_alias":
+        as_admin.post("aliases", EXAMPLES["create_alias"])
     key = ApiKey.objects.create(name="bot", digest="1" * 64, prefix="rd-abc")
     path = shown["path"].format(name=example_name(shown["path"]), key_id=key.pk)
     response = as_admin.call(shown["method"], path, body)

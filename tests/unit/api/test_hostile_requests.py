@@ -23,6 +23,7 @@ schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", get_wsgi_applica
 EXACT_DIGEST = "e" * 64
 KNOWN = {
     "name": "chat",
+    "adapter": "french",
     "number": 1,
     "key_id": 1,
     "token_id": 1,

@@ -24,6 +24,7 @@ VALUES: dict[str, Any] = {
     "verb": "stop",
     "number": 1,
     "part_name": "timeline",
+    "adapter": "nothing",
     "key_id": 1,
     "token_id": 1,
     "user_id": 1,

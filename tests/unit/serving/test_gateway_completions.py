@@ -13,7 +13,9 @@ from ray.serve.exceptions import RequestCancelledError
 from serving.cluster import completions, wire
 from serving.cluster.completions import Completions
 from serving.cluster.limits import Limiter
+from serving.cluster.routes import Route
 from serving.cluster.spool import Spool
+from serving.cluster.table import KeyEntry
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
 
@@ -71,8 +73,9 @@ class Gateway:
         async def send(message: Any) -> None:
             self.sent.append(message)
 
-        entry: Any = SimpleNamespace(name="demo", state="serve", hold_s=1.0)
-        await self.completions.serve(entry, self.line, b"{}", send)
+        entry: Any = SimpleNamespace(name="demo", state="serve", hold_s=1.0, revision=1, limits=None)
+        key = KeyEntry(1, "ci", is_internal=False)
+        await self.completions.serve(Route((entry,)), key, self.line, b"{}", send)
 
     @property
     def status(self) -> int:

@@ -112,6 +112,12 @@ def test_a_sleeping_deployment_can_be_chosen_and_says_that_it_wakes(as_viewer: C
     assert "The first message wakes it" in text_of(response) and "disabled" not in text_of(response)
 
 
+def test_a_model_that_makes_no_text_is_not_offered(as_viewer: Client) -> None:
+    make_deployment("words", ready_at=time.time(), replicas_running=1)
+    RegisteredModel.objects.filter(name="model-of-words").update(facts={"architecture": "BertModel"})
+    assert "words" not in text_of(as_viewer.get("/playground/choices/"))
+
+
 def test_the_address_names_the_deployment(as_viewer: Client) -> None:
     make_deployment("alpha")
     make_deployment("beta")
