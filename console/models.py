@@ -329,7 +329,11 @@ class DeploymentStatus(models.Model):
     failed_at = models.FloatField(null=True)
     asleep_at = models.FloatField(null=True)
     followed_from = models.FloatField(null=True, help_text="deadlines count from here, if it is later")
+    start_kind = models.CharField(
+        max_length=10, default="asked", help_text="what began the present start: serving.progress"
+    )
     start_failures = models.PositiveIntegerField(default=0)
+    start_causes = models.JSONField(default=list, blank=True, help_text="of the failed starts in a row")
     failure = models.JSONField(null=True, blank=True, help_text="{code, cause, advice, raw}")
     message = models.TextField(blank=True)
     last_phase = models.CharField(max_length=10, blank=True, help_text="phase of the last event written")

@@ -93,6 +93,7 @@ def _state(
     age_s = None if status.observed_at is None else max(0.0, now - status.observed_at)
     failure = status.failure if phase == "failed" else None
     started = _start_of(deployment, status)
+    current = status.generation == deployment.generation
     return {
         "name": deployment.name,
         "model": deployment.model.name,
@@ -124,7 +125,7 @@ def _state(
         "engine": engine,
         "colour": deployment.colour,
         "phases": timeline(deployment, status, phase, now),
-        "ready_in_s": status.ready_at - started if status.ready_at is not None and started else None,
+        "ready_in_s": None if status.ready_at is None or not current else status.ready_at - started,
         "created_at": deployment.created_at,
     }
 
@@ -135,7 +136,7 @@ def timeline(
     """queued → placing → loading → warming → ready with the seconds each took, or has taken so far."""
     current_generation = status.generation == deployment.generation
     starts: dict[str, float | None] = {
-        "queued": _start_of(deployment, status) or deployment.requested_at,
+        "queued": _start_of(deployment, status),
         "placing": status.placing_at if current_generation else None,
         "loading": status.loading_at if current_generation else None,
         "warming": status.warming_at if current_generation else None,
@@ -187,7 +188,8 @@ def _alive_accelerators(name: str | None = None) -> dict[str, int]:
     return alive
 
 
-def _start_of(deployment: Deployment, status: DeploymentStatus) -> float | None:
+def _start_of(deployment: Deployment, status: DeploymentStatus) -> float:
+    """When the present start began: asked for by an operator, or by itself after a crash or for a caller."""
     if status.generation == deployment.generation and status.queued_at is not None:
         return status.queued_at
     return deployment.requested_at
@@ -195,7 +197,7 @@ def _start_of(deployment: Deployment, status: DeploymentStatus) -> float | None:
 
 def _since(phase: str, deployment: Deployment, status: DeploymentStatus) -> float | None:
     at = {
-        "queued": deployment.requested_at,
+        "queued": _start_of(deployment, status),
         "placing": status.placing_at,
         "loading": status.loading_at,
         "warming": status.warming_at,
