@@ -11,10 +11,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 
 from serving.cluster import openai_errors, wire
-from serving.cluster.handles import EngineHandle, Handles, replicas_known
+from serving.cluster.handles import EngineHandle, Handles, drop_replica, replicas_known
 from serving.cluster.replies import (
     Send,
     end_events,
@@ -31,6 +32,7 @@ log = logging.getLogger("ray.serve")
 BUSY_RETRY_S = 2
 USAGE_AFTER_ABORT_S = 2.0
 ASK_AGAIN_S = 0.1
+REPLICAS_TRIED = 3
 CLIENT_CLOSED_REQUEST = 499
 ENGINE_FAILED_CODE = "engine_failed"
 # When a caller leaves, Serve may cancel the engine's work a moment before this task.
@@ -50,6 +52,14 @@ class Unavailable(Exception):
         self.retry_after_s = retry_after_s
 
 
+class EngineGone(Exception):
+    """A replica's engine is dead and the caller has been sent nothing: another replica may be asked."""
+
+    def __init__(self, replica: str = "") -> None:
+        super().__init__(replica)
+        self.replica = replica
+
+
 class Completions:
     """Serves completions of one gateway replica."""
 
@@ -63,13 +73,10 @@ class Completions:
         try:
             handle = await self._ready_handle(entry, line)
             line.handed_over = time.monotonic()
-            if line.stream:
-                await self._stream(handle, line, body, send)
-            else:
-                await self._unary(handle, line, body, send)
+            await self._answer(handle, entry, line, body, send)
         except Unavailable as error:
             # An engine that broke off is not a refusal: the request had been taken.
-            outcome = "error" if error.code == ENGINE_FAILED_CODE else "refused"
+            outcome = "error" if error.code in (ENGINE_FAILED_CODE, wire.ENGINE_DIED) else "refused"
             self._finish(line, status=error.status, outcome=outcome, error_class=error.code)
             await send_error(
                 send,
@@ -105,12 +112,34 @@ class Completions:
         line.held_s = time.monotonic() - began
         line.woke = line.held_s > 1.0
         if not is_up:
+            back_in_s = self._handles.retry_after_s(entry)
             raise Unavailable(
-                f"The model `{entry.name}` is starting. Try again in a moment.",
+                f"The model `{entry.name}` is starting. Try again in {back_in_s} seconds.",
                 code="model_starting",
-                retry_after_s=self._handles.retry_after_s(entry),
+                retry_after_s=back_in_s,
             )
         return handle
+
+    async def _answer(
+        self, handle: EngineHandle, entry: ModelEntry, line: Timeline, body: bytes, send: Send
+    ) -> None:
+        """Asks one replica, and another one where the first has lost its engine. Raises Unavailable."""
+        ask = self._stream if line.stream else self._unary
+        for _ in range(REPLICAS_TRIED):
+            try:
+                return await ask(handle, line, body, send)
+            except EngineGone as gone:
+                log.warning("engine is gone: deployment=%s replica=%s", entry.name, gone.replica)
+                drop_replica(handle, gone.replica)
+            if not replicas_known(handle):
+                break
+        back_in_s = self._handles.retry_after_s(entry)
+        raise Unavailable(
+            f"The engine of `{entry.name}` has stopped and is being started again."
+            f" Try again in {back_in_s} seconds.",
+            code=wire.ENGINE_DIED,
+            retry_after_s=back_in_s,
+        )
 
     async def _unary(self, handle: EngineHandle, line: Timeline, body: bytes, send: Send) -> None:
         response = handle.unary.remote(line.path, line.request_id, body)
@@ -120,7 +149,8 @@ class Completions:
             if await _caller_left(error):
                 self._abort(response, handle, line)
                 raise asyncio.CancelledError from None
-            raise self._translated(error, line) from None
+            raise self._before_anything_was_sent(error, line) from None
+        _raise_if_gone(line.meta)
         status = int(line.meta.get("status") or 200)
         outcome = "ok" if status < 400 else "refused" if status < 500 else "error"
         self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
@@ -160,10 +190,9 @@ class Completions:
                     self._abort(items, handle, line)
                 raise asyncio.CancelledError from None
             if not complete:
-                translated = self._translated(error, line)
                 if not started:
-                    raise translated from None
-                cut_off, error_class = True, translated.code
+                    raise self._before_anything_was_sent(error, line) from None
+                cut_off, error_class = True, self._translated(error, line).code
         if not complete:
             self._finish_stream(line, error_class)
         if cut_off:
@@ -177,6 +206,7 @@ class Completions:
 
     async def _refused(self, item: bytes, line: Timeline, send: Send) -> None:
         line.meta, answer = wire.unpack(item[1:])
+        _raise_if_gone(line.meta)
         status = int(line.meta.get("status") or 500)
         outcome = "refused" if status < 500 else "error"
         self._finish(line, status=status, outcome=outcome, error_class=line.meta.get("error_class"))
@@ -213,6 +243,11 @@ class Completions:
             line.record(time.monotonic(), status=status, outcome=outcome, error_class=error_class)
         )
 
+    def _before_anything_was_sent(self, error: BaseException, line: Timeline) -> Exception:
+        if isinstance(error, EngineGone):
+            return error
+        return EngineGone() if isinstance(error, RayActorError) else self._translated(error, line)
+
     def _translated(self, error: BaseException, about: ModelEntry | Timeline) -> Unavailable:
         """What Serve or Ray raised, in words for callers; the original goes to the log by class only."""
         name = about.name if isinstance(about, ModelEntry) else about.deployment
@@ -242,6 +277,11 @@ async def _caller_left(error: BaseException) -> bool:
     except asyncio.CancelledError:
         return True
     return False
+
+
+def _raise_if_gone(meta: wire.Meta) -> None:
+    if meta.get("error_class") == wire.ENGINE_DIED:
+        raise EngineGone(str(meta.get("replica") or ""))
 
 
 def _not_serving(entry: ModelEntry) -> Unavailable:

@@ -29,6 +29,7 @@ from serving.cluster.spool import Spool, folder_for
 from serving.cluster.table import KeyEntry, ModelEntry, Table, read_table
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
+from serving.cluster.waiting import publish_for_ever
 
 log = logging.getLogger("ray.serve")
 COMPLETION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
@@ -173,10 +174,14 @@ class Gateway:
         recorder = UsageRecorder(redis_url=redis_url, spool=Spool(folder, writer=replica))
         if not pepper:
             log.error("gateway: RAYDECK_KEY_PEPPER is not set, every key will be refused")
-        self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=Handles())
+        self._handles = Handles()
+        self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=self._handles)
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:
         """Serve's hook: the ASGI application of this replica."""
+        self._publishing = asyncio.create_task(
+            publish_for_ever(self._handles, lambda: self._app.table.models.values())
+        )
         return self._app
 
     async def reconfigure(self, user_config: Any) -> None:

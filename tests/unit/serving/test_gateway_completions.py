@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import RequestCancelledError
 
 from serving.cluster import completions, wire
@@ -17,6 +18,7 @@ from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
 
 EVENT = b'data: {"choices": []}\n\n'
+DIED = {"status": 503, "error_class": "engine_died", "replica": "r1"}
 META = {"status": 500, "error_class": "engine_failed", "completion_tokens": 1}
 DONE = "data: [DONE]"
 
@@ -24,12 +26,19 @@ DONE = "data: [DONE]"
 class Engine:
     """An engine's handle whose answers are given; Ray is not needed to break off."""
 
-    def __init__(self, *, items: Sequence[Any] = (), failure: BaseException | None = None) -> None:
-        self.items, self.failure = items, failure
-        self.asked, self.cancelled = asyncio.Event(), False
+    def __init__(
+        self,
+        *,
+        items: Sequence[Any] = (),
+        failure: BaseException | None = None,
+        answers: Sequence[bytes] = (),
+    ) -> None:
+        self.items, self.failure, self.answers = items, failure, list(answers)
+        self.asked, self.cancelled, self.calls = asyncio.Event(), False, 0
         self.unary = self.stream = self.usage_of = SimpleNamespace(remote=self.remote)
 
     def remote(self, *_: Any) -> "Engine":
+        self.calls += 1
         return self
 
     def cancel(self) -> None:
@@ -42,13 +51,15 @@ class Engine:
         if self.cancelled:
             return b'{"completion_tokens": 1}'
         self.asked.set()
+        if self.answers:
+            return self.answers.pop(0)
         if self.failure is not None:
             raise self.failure
         await asyncio.Event().wait()
         return b""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for item in self.items:
+        for item in [self.answers.pop(0)] if self.answers else self.items:
             yield item
         if self.failure is not None:
             raise self.failure
@@ -59,7 +70,7 @@ class Gateway:
 
     def __init__(self, engine: Engine, *, stream: bool, folder: Path) -> None:
         self.recorder = UsageRecorder(redis_url=None, spool=Spool(folder, writer="w"))
-        handles: Any = SimpleNamespace(of=lambda entry: engine)
+        handles: Any = SimpleNamespace(of=lambda entry: engine, retry_after_s=lambda entry: 12)
         self.completions = Completions(handles=handles, recorder=self.recorder)
         self.line = Timeline(request_id="r", path="/v1/chat/completions", started_at=1.0, started=1.0)
         self.line.stream, self.line.deployment = stream, "demo"
@@ -81,7 +92,7 @@ class Gateway:
         return b"".join(message.get("body", b"") for message in self.sent).decode()
 
     @property
-    def records(self) -> list[tuple[str, int, str]]:
+    def records(self) -> list[tuple[str, int, str | None]]:
         rows = [json.loads(text) for text in self.recorder._queue]
         return [(row["outcome"], row["status"], row["error_class"]) for row in rows]
 
@@ -150,3 +161,47 @@ async def test_a_caller_who_leaves_is_an_abort_also_when_the_engine_hears_of_it_
         await serving
     await called.completions.finish()
     assert called.records == [("aborted", 499, "client_disconnected")]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_dead_engine_is_503_with_the_time_to_come_back(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    dropped: list[str] = []
+    monkeypatch.setattr(completions, "drop_replica", lambda handle, replica: dropped.append(replica))
+    monkeypatch.setattr(completions, "replicas_known", lambda handle: 0 if dropped else 1)
+    died = wire.refusal(DIED, b"{}") if stream else wire.pack(DIED, b"{}")
+    called = gateway(Engine(answers=[died]), stream=stream)
+    await called.serve()
+    assert called.status == 503 and dropped == ["r1"]
+    assert (b"retry-after", b"12") in called.sent[0]["headers"]
+    error = json.loads(called.text)["error"]
+    assert error["code"] == "engine_died" and "12 seconds" in error["message"]
+    assert called.records == [("error", 503, "engine_died")]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_another_replica_answers_for_one_whose_engine_is_dead(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(completions, "drop_replica", lambda handle, replica: None)
+    ok = {"status": 200, "completion_tokens": 1, "replica": "r2"}
+    if stream:
+        engine = Engine(answers=[wire.refusal(DIED, b"{}")], items=[EVENT, wire.closing(ok), wire.DONE])
+    else:
+        engine = Engine(answers=[wire.pack(DIED, b"{}"), wire.pack(ok, b"{}")])
+    called = gateway(engine, stream=stream)
+    await called.serve()
+    assert called.status == 200 and engine.calls == 2
+    assert called.records == [("ok", 200, None)]
+
+
+async def test_a_replica_whose_process_is_gone_is_not_asked_for_ever(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completions, "drop_replica", lambda handle, replica: None)
+    engine = Engine(failure=ActorDiedError())
+    called = gateway(engine, stream=False)
+    await called.serve()
+    assert called.status == 503 and engine.calls == 3
+    assert called.records == [("error", 503, "engine_died")]
