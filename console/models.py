@@ -229,6 +229,10 @@ class KeyKind(models.TextChoices):
     INTERNAL = "internal", "Internal"
 
 
+SMOKE_KEY = "smoke"
+"""Name of the internal key of the console's own smoke requests."""
+
+
 class ApiKey(models.Model):
     """A key for the gateway. Only its HMAC digest is stored (serving/keys.py)."""
 
@@ -434,6 +438,14 @@ class Sample(models.Model):
         ]
 
 
+class RequestRecords(models.QuerySet["RequestRecord"]):
+    """The ledger."""
+
+    def of_callers(self) -> RequestRecords:
+        """Without the console's own smoke requests, which nobody asked."""
+        return self.exclude(key__kind=KeyKind.INTERNAL, key__name=SMOKE_KEY)
+
+
 class RequestRecord(models.Model):
     """One finished, failed, aborted or refused request as the gateway reported it; inserted once by id."""
 
@@ -462,6 +474,8 @@ class RequestRecord(models.Model):
     finish_reason = models.CharField(max_length=30, blank=True)
     error_class = models.CharField(max_length=80, blank=True)
     woke = models.BooleanField(default=False)
+
+    objects = RequestRecords.as_manager()
 
     class Meta:
         indexes = [

@@ -5,12 +5,12 @@ from django.utils import timezone
 
 from console import live, secrets
 from console.events import Actor, record
-from console.models import ApiKey, KeyKind
+from console.models import SMOKE_KEY, ApiKey, KeyKind
 from console.wakeup import wake_reconciler
 from serving import keys
 from serving.errors import InvalidSpec, NotFound
 
-INTERNAL_PURPOSES = ("playground", "smoke")
+INTERNAL_PURPOSES = ("playground", SMOKE_KEY)
 
 
 def create_key(*, actor: Actor, name: str) -> tuple[ApiKey, str]:

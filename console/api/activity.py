@@ -50,8 +50,9 @@ def list_requests(
     key_id: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
     outcome: Named = None,
 ) -> dict[str, Any]:
-    """Usage records of the gateway, newest first: which key asked what, how long it took, how it ended."""
-    rows = RequestRecord.objects.order_by("-started_at", "-id")
+    """Usage records of the gateway, newest first: which key asked what, how long it took, how it ended.
+    The console's own smoke requests are left out."""
+    rows = RequestRecord.objects.of_callers().order_by("-started_at", "-id")
     given = {"deployment_name": deployment, "key_id": key_id, "outcome": outcome}
     rows = rows.filter(**{name: value for name, value in given.items() if value is not None})
     if before is not None:
