@@ -113,6 +113,7 @@ def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: Clus
             "reason": spec.reason,
             "hold_s": table.hold_s,
             "created": spec.created_at,
+            "sleeps": spec.capacity.min_replicas == 0,
         }
         for spec in specs
     }

@@ -32,6 +32,8 @@ log = logging.getLogger("ray.serve")
 BUSY_RETRY_S = 2
 USAGE_AFTER_ABORT_S = 2.0
 ASK_AGAIN_S = 0.1
+HELD_S = 1.0
+"""Shorter waits are only the routing table on its way."""
 REPLICAS_TRIED = 3
 CLIENT_CLOSED_REQUEST = 499
 ENGINE_FAILED_CODE = "engine_failed"
@@ -97,7 +99,9 @@ class Completions:
             raise _not_serving(entry)
         handle = self._handles.of(entry)
         if replicas_known(handle) != 0:
+            self._handles.note_answer(entry)
             return handle
+        slept = self._handles.may_have_slept(entry)
         began = time.monotonic()
         try:
             is_up = await self._handles.wait_for_replica(entry, timeout_s=entry.hold_s)
@@ -110,7 +114,8 @@ class Completions:
             )
             raise asyncio.CancelledError from None
         line.held_s = time.monotonic() - began
-        line.woke = line.held_s > 1.0
+        line.held = line.held_s > HELD_S
+        line.woke = line.held and slept
         if not is_up:
             back_in_s = self._handles.retry_after_s(entry)
             raise Unavailable(
@@ -132,6 +137,7 @@ class Completions:
                 log.warning("engine is gone: deployment=%s replica=%s", entry.name, gone.replica)
                 drop_replica(handle, gone.replica)
             if not replicas_known(handle):
+                self._handles.note_death(entry)
                 break
         back_in_s = self._handles.retry_after_s(entry)
         raise Unavailable(

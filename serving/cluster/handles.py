@@ -22,6 +22,7 @@ WAKE_CALL_S = 1800.0
 # First answer to "when to come back", before this gateway has seen the model start: the demo model's cold
 # start on 2 cores took 25 to 35 s.
 UNKNOWN_COLD_START_S = 30.0
+DIED = -1
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Handles:
         self._handles: dict[tuple[str, str], EngineHandle] = {}
         self._wakes: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._held: Counter[tuple[str, str]] = Counter()
+        self._answered: dict[tuple[str, str], int] = {}
         self._cold_start_s: dict[tuple[str, str], float] = {}
 
     def of(self, entry: ModelEntry) -> EngineHandle:
@@ -96,6 +98,20 @@ class Handles:
         is_waking = wake is not None and not wake.done()
         return self._held[key] + max(0, queued - is_waking)
 
+    def note_answer(self, entry: ModelEntry) -> None:
+        """A replica of this revision answers here."""
+        self._answered[(entry.app, entry.deployment)] = entry.revision
+
+    def note_death(self, entry: ModelEntry) -> None:
+        """The last replica did not fall asleep, it died."""
+        self._answered[(entry.app, entry.deployment)] = DIED
+
+    def may_have_slept(self, entry: ModelEntry) -> bool:
+        """Whether a model without replicas sleeps, as far as this gateway knows: it may, and it was neither
+        changed nor lost its engine since it last answered."""
+        last = self._answered.get((entry.app, entry.deployment), entry.revision)
+        return entry.sleeps and last == entry.revision
+
     def retry_after_s(self, entry: ModelEntry) -> int:
         """Seconds after which a refused caller should come back, from this model's own last start."""
         key = (entry.app, entry.deployment)
@@ -133,6 +149,8 @@ def _queued_in_serve(handle: EngineHandle) -> int:
 def drop_replica(handle: EngineHandle, replica: str) -> None:
     """Ask this replica nothing more: its engine is dead, which Serve will find out some seconds later."""
     router = getattr(getattr(handle.base, "_router", None), "_asyncio_router", None)
+    if router is None:
+        return
     try:
         active = router._active_request_router
         for replica_id in [one for one in active.curr_replicas if one.unique_id == replica]:

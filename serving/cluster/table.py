@@ -17,7 +17,7 @@ _INTERNAL = re.compile(r"(/[\w.\-]+){2,}|0x[0-9a-fA-F]{6,}|Traceback|[Aa]ctor|\b
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One deployment as the gateway sees it."""
+    """One deployment as the gateway sees it. `sleeps`: whether it may be scaled to zero when idle."""
 
     name: str
     app: str
@@ -27,6 +27,7 @@ class ModelEntry:
     reason: str
     hold_s: float
     created: int
+    sleeps: bool = True
 
     def public_reason(self) -> str:
         """The reason where it is fit for callers, else nothing."""
@@ -89,4 +90,5 @@ def _model(name: str, entry: Any) -> ModelEntry:
         reason=str(entry.get("reason") or ""),
         hold_s=max(0.0, float(entry.get("hold_s", 0.0))),
         created=int(entry.get("created", 0)),
+        sleeps=bool(entry.get("sleeps", True)),
     )

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,9 @@ from ray.serve.exceptions import RequestCancelledError
 
 from serving.cluster import completions, wire
 from serving.cluster.completions import Completions
+from serving.cluster.handles import Handles
 from serving.cluster.spool import Spool
+from serving.cluster.table import ModelEntry
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
 
@@ -70,7 +73,11 @@ class Gateway:
 
     def __init__(self, engine: Engine, *, stream: bool, folder: Path) -> None:
         self.recorder = UsageRecorder(redis_url=None, spool=Spool(folder, writer="w"))
-        handles: Any = SimpleNamespace(of=lambda entry: engine, retry_after_s=lambda entry: 12)
+        handles: Any = Handles()
+        handles.of = lambda entry: engine
+        handles.retry_after_s = lambda entry: 12
+        self.handles = handles
+        self.entry = ModelEntry("demo", "model-demo", "engine", 1, "serve", "", 1.0, 0)
         self.completions = Completions(handles=handles, recorder=self.recorder)
         self.line = Timeline(request_id="r", path="/v1/chat/completions", started_at=1.0, started=1.0)
         self.line.stream, self.line.deployment = stream, "demo"
@@ -80,8 +87,7 @@ class Gateway:
         async def send(message: Any) -> None:
             self.sent.append(message)
 
-        entry: Any = SimpleNamespace(name="demo", state="serve", hold_s=1.0)
-        await self.completions.serve(entry, self.line, b"{}", send)
+        await self.completions.serve(self.entry, self.line, b"{}", send)
 
     @property
     def status(self) -> int:
@@ -205,3 +211,55 @@ async def test_a_replica_whose_process_is_gone_is_not_asked_for_ever(
     await called.serve()
     assert called.status == 503 and engine.calls == 3
     assert called.records == [("error", 503, "engine_died")]
+
+
+@pytest.mark.parametrize(
+    ("before", "sleeps", "woke"),
+    [
+        ("nothing known", True, True),
+        ("this revision answered", True, True),
+        ("another revision answered", True, False),
+        ("it died", True, False),
+        ("this revision answered", False, False),
+    ],
+)
+async def test_a_caller_woke_a_model_only_when_it_slept(
+    gateway: Callable[..., Gateway],
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    sleeps: bool,
+    woke: bool,
+) -> None:
+    ok = {"status": 200, "completion_tokens": 1, "replica": "r2"}
+    called = gateway(Engine(answers=[wire.pack(ok, b"{}")]), stream=False)
+    called.entry = replace(called.entry, sleeps=sleeps)
+    if before == "it died":
+        called.handles.note_death(called.entry)
+    elif before != "nothing known":
+        called.handles.note_answer(replace(called.entry, revision=1 if "this" in before else 0))
+    monkeypatch.setattr(completions, "replicas_known", lambda handle: 0)
+    monkeypatch.setattr(completions, "HELD_S", 0.0)
+
+    async def up(entry: ModelEntry, *, timeout_s: float) -> bool:
+        await asyncio.sleep(0.01)
+        return True
+
+    called.handles.wait_for_replica = up
+    await called.serve()
+    row = json.loads(called.recorder._queue[0])
+    assert (called.status, row["woke"]) == (200, woke)
+    assert (row["gateway_s"] is not None) == woke, "a hold that is no wake must not pass for a first token"
+
+
+async def test_a_refused_caller_is_told_the_seconds(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = gateway(Engine(), stream=False)
+    monkeypatch.setattr(completions, "replicas_known", lambda handle: 0)
+
+    async def not_up(entry: ModelEntry, *, timeout_s: float) -> bool:
+        return False
+
+    called.handles.wait_for_replica = not_up
+    await called.serve()
+    assert called.status == 503 and "Try again in 12 seconds." in called.text
