@@ -6,6 +6,7 @@ seconds and makes a constant number of queries.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -27,18 +28,26 @@ PHASE_LABELS = {
 }
 
 
+@dataclass
+class Alive:
+    """What a deployment's replicas hold now, and the oldest revision that takes requests (0: none does)."""
+
+    accelerators: int = 0
+    serving_revision: int = 0
+
+
 def deployment_states(now: float) -> list[dict[str, Any]]:
     """All deployments in order of name, in a constant number of queries."""
     rows = Deployment.objects.select_related("model", "current_revision", "status").order_by("name")
     cluster = ClusterStatus.objects.filter(pk=1).first()
-    alive = _alive_accelerators()
-    return [_state(row, cluster, alive.get(row.name, 0), now) for row in rows]
+    alive = _alive()
+    return [_state(row, cluster, alive.get(row.name, Alive()), now) for row in rows]
 
 
 def deployment_state(deployment: Deployment, now: float) -> dict[str, Any]:
     """One deployment; the same map as in the list."""
     cluster = ClusterStatus.objects.filter(pk=1).first()
-    return _state(deployment, cluster, _alive_accelerators(deployment.name).get(deployment.name, 0), now)
+    return _state(deployment, cluster, _alive(deployment.name).get(deployment.name, Alive()), now)
 
 
 def cluster_state(now: float) -> dict[str, Any]:
@@ -84,9 +93,7 @@ def phase_now(deployment: Deployment, now: float) -> str:
     return phase_of(phase_input(deployment, getattr(deployment, "status", None)), now)
 
 
-def _state(
-    deployment: Deployment, cluster: ClusterStatus | None, accelerators_alive: int, now: float
-) -> dict[str, Any]:
+def _state(deployment: Deployment, cluster: ClusterStatus | None, alive: Alive, now: float) -> dict[str, Any]:
     status: DeploymentStatus = getattr(deployment, "status", None) or DeploymentStatus()
     phase = phase_now(deployment, now)
     engine = deployment.current_revision.engine if deployment.current_revision else {}
@@ -107,7 +114,8 @@ def _state(
         "stale": age_s is None or age_s > STALE_AFTER_S,
         "since": _since(phase, deployment, status),
         "revision": deployment.current_revision.number if deployment.current_revision else 0,
-        "serving_revision": status.revision,
+        "serving_revision": alive.serving_revision,
+        "replaced_revision": _replaced_revision(phase, deployment, status),
         "generation": deployment.generation,
         "version": deployment.version,
         "desired_state": deployment.desired_state,
@@ -118,8 +126,8 @@ def _state(
         "target_ongoing_requests": deployment.target_ongoing_requests,
         "idle_before_zero_s": deployment.idle_before_zero_s,
         "price_per_accelerator_hour_usd": deployment.price_per_accelerator_hour_usd,
-        "cost_per_hour_usd": Decimal(accelerators_alive) * deployment.price_per_accelerator_hour_usd,
-        "accelerators": accelerators_alive,
+        "cost_per_hour_usd": Decimal(alive.accelerators) * deployment.price_per_accelerator_hour_usd,
+        "accelerators": alive.accelerators,
         "accelerators_per_replica": _ranks(engine),
         "topology": topology_words(engine),
         "engine": engine,
@@ -178,14 +186,25 @@ def _ranks(engine: dict[str, Any]) -> int:
     return int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
 
 
-def _alive_accelerators(name: str | None = None) -> dict[str, int]:
+def _alive(name: str | None = None) -> dict[str, Alive]:
     rows = Replica.objects.filter(ended_at=None)
     if name is not None:
         rows = rows.filter(deployment_name=name)
-    alive: dict[str, int] = {}
-    for owner, count in rows.values_list("deployment_name", "accelerators"):
-        alive[owner] = alive.get(owner, 0) + count
+    alive: dict[str, Alive] = {}
+    for owner, count, revision, state in rows.values_list(
+        "deployment_name", "accelerators", "revision", "state"
+    ):
+        of_owner = alive.setdefault(owner, Alive())
+        of_owner.accelerators += count
+        if state == "RUNNING":
+            of_owner.serving_revision = min(of_owner.serving_revision or revision, revision)
     return alive
+
+
+def _replaced_revision(phase: str, deployment: Deployment, status: DeploymentStatus) -> int:
+    """The revision that was ready before the one that starts now; 0 where there is none."""
+    current = deployment.current_revision.number if deployment.current_revision else 0
+    return status.revision if phase in START_PHASES and status.revision != current else 0
 
 
 def _start_of(deployment: Deployment, status: DeploymentStatus) -> float:

@@ -11,7 +11,7 @@ from serving.checkpoint import inspect_folder
 from serving.client import RayClient
 from serving.errors import NotPlaceable, RaydeckError
 from serving.failure import Failure, root_cause
-from serving.observed import SeenApp, SeenReplica
+from serving.observed import SeenApp, SeenReplica, operators_words
 from serving.redaction import without_secrets
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, c
     if code == "not_placed":
         return {
             "code": "not_placed",
-            "cause": plain(said.splitlines()[0]) if said else "Ray found no room for it in time.",
+            "cause": plain(operators_words(said)) if said else "Ray found no room for it in time.",
             "advice": "Free accelerators, add nodes, or choose a smaller topology; then try again.",
             "raw": plain(said)[:RAW_CHARACTERS],
         }

@@ -120,7 +120,9 @@ class DeploymentOut(Schema):
     age_s: float | None = Field(description="seconds since the cluster was last seen")
     stale: bool
     revision: int
-    serving_revision: int
+    serving_revision: int = Field(
+        description="the oldest one of a replica that takes requests, 0 without any"
+    )
     version: int
     generation: int
     engine: dict[str, Any]

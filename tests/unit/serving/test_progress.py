@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from serving.observed import PhaseInput, SeenApp, SeenReplica, phase_of
+import pytest
+
+from serving.observed import PhaseInput, SeenApp, SeenReplica, phase_of, words_of
 from serving.progress import CRASHED, WOKE, Deadlines, Progress, Wanted, advance, smoke_answered
 
 T0 = 1_000.0
@@ -270,6 +272,32 @@ def test_old_observations_say_unknown_and_never_ready() -> None:
     )
     assert phase_of(seen, T0 + 10) == "ready"
     assert phase_of(seen, T0 + 31) == "unknown"
+
+
+SLOW = "Deployment 'engine' in application 'model-demo' has 1 replicas that have taken more than 30s to "
+NEEDS, FREE = '[{"CPU": 1.0, "GPU": 1.0}]', '{"CPU": 2.0}'
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            SLOW + "initialize.\nThis may be caused by a slow __init__ or reconfigure method.",
+            "Its replica has been loading for more than 30 s; large models and cold disks take that long.",
+        ),
+        (
+            SLOW + "be scheduled. This may be due to waiting. Resources required for each replica:"
+            f" {NEEDS}, total resources available: {FREE}. Use `ray status` for more details.",
+            f"Ray has found no room for its replica for more than 30 s: it needs {NEEDS}, free are {FREE}.",
+        ),
+        (
+            "A replica's health check failed. This deployment will be UNHEALTHY until the replica recovers.",
+            "A replica died; Ray starts another in its place.",
+        ),
+    ],
+)
+def test_what_ray_says_of_a_slow_start_is_put_into_operators_words(said: str, words: str) -> None:
+    assert words_of(SeenApp(name="model-a", status="DEPLOYING", deployment_message=said)) == words
 
 
 def test_what_ray_says_of_a_retry_is_one_line_without_its_internals() -> None:

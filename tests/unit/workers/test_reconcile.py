@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.test import Client
 
 from console import actions, states
 from console.events import SYSTEM
@@ -20,6 +21,7 @@ from console.models import (
     RegisteredModel,
     Replica,
     Revision,
+    User,
 )
 from serving.client import RayClient
 from tests.unit.workers.fake_ray import FakeRay
@@ -43,6 +45,11 @@ def ray() -> Iterator[FakeRay]:
 @pytest.fixture
 def model(db: None) -> RegisteredModel:
     return RegisteredModel.objects.create(name="demo", source_kind="folder", source="/m", facts={})
+
+
+@pytest.fixture
+def viewer(db: None) -> User:
+    return User.objects.create_user("vera", password="x", role="viewer")
 
 
 class Reconciler:
@@ -363,6 +370,26 @@ def test_a_dead_engine_is_not_called_ready_and_recovers(
     state = states.deployment_state(Deployment.objects.get(), time.time())
     assert state["ready_in_s"] < 60 and state["phases"][0]["seconds"] < 60
     assert Event.objects.filter(kind="deployment.ready").first().message.startswith("chat is ready again")
+
+
+def test_which_revision_answers_is_read_from_the_replicas(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel, client: Client, viewer: User
+) -> None:
+    version = deploy().version
+    make_ready(ray, reconcile)
+    client.force_login(viewer)
+    actions.edit_deployment(
+        actor=SYSTEM, name="chat", expected_version=version, engine={"max_model_len": 512}
+    )
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "revision 1 still answers" in page
+    reconcile(2)
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "revision 1 has stopped: requests wait or get 503" in page and "still answers" not in page
+    ray.finish("model-chat")
+    reconcile()
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "has stopped" not in page and "still answers" not in page
 
 
 def test_replicas_that_are_replaced_or_let_go_did_not_die(
