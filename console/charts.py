@@ -18,6 +18,8 @@ import plotly.graph_objects as go
 from console import formats
 
 GIB = 1 << 30
+KEPT_S = 60
+"""How old a kept value may be; the same as the tables' figures (console.fleet) and static/js/live.js."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Headline:
-    """A current value in a chart's head. `keep` shows the last measured one while none is measured."""
+    """A current value in a chart's head. `keep` shows the last one of the last minute while none is measured:
+    requests do not finish every second."""
 
     field: str
     format: str
@@ -250,7 +253,8 @@ def card(
     points: list[dict[str, Any]] = history.get("points") or []
     heads = []
     for headline in chart.headlines:
-        value = _latest(points, headline.field, headline.keep)
+        shown = _last_minute(points, history) if headline.keep else points[-1:]
+        value = _latest(shown, headline.field)
         heads.append({"headline": headline, "text": getattr(formats, headline.format)(value)})
     drawn = {trace.field for trace in chart.traces if not trace.topic}
     has_points = any(point.get(field) is not None for point in points for field in drawn) if drawn else True
@@ -266,9 +270,14 @@ def card(
     }
 
 
-def _latest(points: Sequence[Mapping[str, Any]], field: str, keep: bool) -> Any:
-    if not keep:
-        return _field(points[-1], field) if points else None
+def _last_minute(
+    points: Sequence[Mapping[str, Any]], history: Mapping[str, Any]
+) -> Sequence[Mapping[str, Any]]:
+    bucket_s, end = history["resolution_s"], history["to"]
+    return [point for point in points if point["t"] + bucket_s > end - KEPT_S]
+
+
+def _latest(points: Sequence[Mapping[str, Any]], field: str) -> Any:
     values = (_field(point, field) for point in reversed(points))
     return next((value for value in values if value is not None), None)
 

@@ -151,7 +151,7 @@ def _records(setup: Setup, now: float) -> list[RequestRecord]:
     same = Q()
     for deployment, found in numbers.items():
         same |= Q(deployment_id=deployment, revision__in=found)
-    rows = RequestRecord.objects.filter(
+    rows = RequestRecord.objects.of_callers().filter(
         same, started_at__gte=now - SINCE_S, outcome="ok", woke=False, tpot_s__gt=0, decode_s__gt=0
     )
     return list(rows.order_by("-started_at")[:RECORDS_AT_MOST])

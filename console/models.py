@@ -338,6 +338,10 @@ class KeyKind(models.TextChoices):
     INTERNAL = "internal", "Internal"
 
 
+SMOKE_KEY = "smoke"
+"""Name of the internal key of the console's own smoke requests."""
+
+
 class ApiKey(models.Model):
     """A key for the gateway. Only its HMAC digest is stored (serving/keys.py); `version` grows with every
     edit and settles races between two operators."""
@@ -444,7 +448,11 @@ class DeploymentStatus(models.Model):
     failed_at = models.FloatField(null=True)
     asleep_at = models.FloatField(null=True)
     followed_from = models.FloatField(null=True, help_text="deadlines count from here, if it is later")
+    start_kind = models.CharField(
+        max_length=10, default="asked", help_text="what began the present start: serving.progress"
+    )
     start_failures = models.PositiveIntegerField(default=0)
+    start_causes = models.JSONField(default=list, blank=True, help_text="of the failed starts in a row")
     failure = models.JSONField(null=True, blank=True, help_text="{code, cause, advice, raw}")
     message = models.TextField(blank=True)
     last_phase = models.CharField(max_length=10, blank=True, help_text="phase of the last event written")
@@ -612,6 +620,14 @@ class GatewayHealth(models.Model):
     observed_at = models.FloatField()
 
 
+class RequestRecords(models.QuerySet["RequestRecord"]):
+    """The ledger."""
+
+    def of_callers(self) -> RequestRecords:
+        """Without the console's own smoke requests, which nobody asked."""
+        return self.exclude(key__kind=KeyKind.INTERNAL, key__name=SMOKE_KEY)
+
+
 class RequestRecord(models.Model):
     """One finished, failed, aborted or refused request as the gateway reported it; inserted once by id."""
 
@@ -648,6 +664,8 @@ class RequestRecord(models.Model):
     cost_units = models.BigIntegerField(
         null=True, help_text="its share of its replica's cost in trillionths of a dollar; null: not known yet"
     )
+
+    objects = RequestRecords.as_manager()
 
     class Meta:
         indexes = [

@@ -50,7 +50,7 @@ class BadCursor(ValueError):
 
 def rows(filters: Filters, *, now: float) -> QuerySet[RequestRecord]:
     """The records asked for, newest first."""
-    found = RequestRecord.objects.order_by("-started_at", "-id")
+    found = RequestRecord.objects.of_callers().order_by("-started_at", "-id")
     given = {
         "deployment_name": filters.deployment,
         "key_id": filters.key_id,

@@ -118,6 +118,7 @@ def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: Clus
             "created": spec.created_at,
             **({"limits": spec.limits} if spec.limits else {}),
             **({"adapters": sorted(spec.engine.adapters)} if spec.engine.adapters else {}),
+            "sleeps": spec.capacity.min_replicas == 0,
         }
         for spec in specs
     }

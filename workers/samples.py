@@ -41,17 +41,33 @@ class Reading:
 
 
 @dataclass
+class Probed:
+    """Tokens of one of the console's own smoke requests, which the engine counts like anybody's."""
+
+    deployment_id: int
+    at: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass
 class Board:
     """The latest figures of all replicas and of the requests queued in Serve, kept between ticks."""
 
-    queued: dict[str, float] = field(default_factory=dict)
+    _queued: dict[str, tuple[Mapping[str, float], float]] = field(default_factory=dict)
     _figures: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     _grown: dict[str, Mapping[str, float] | None] = field(default_factory=dict)
     _pages: dict[str, str] = field(default_factory=dict)
+    _probed: dict[str, Probed] = field(default_factory=dict)
 
     def begin(self, now: float) -> None:
-        """Start a new second: growth and queues are of this second only; old figures are dropped."""
-        self.queued, self._grown = {}, {}
+        """Start a new second: growth is of this second only; old figures are dropped."""
+        self._grown = {}
+        # The engine's page lags a second or two behind the record; later growth is somebody else's.
+        self._probed = {key: probed for key, probed in self._probed.items() if now - probed.at <= KEPT_S}
+        self._queued = {
+            home: (queued, at) for home, (queued, at) in self._queued.items() if now - at <= KEPT_S
+        }
         for replica_id in list(self._figures):
             kept = {
                 name: (value, at)
@@ -75,8 +91,32 @@ class Board:
             self._pages[replica_id] = target
         for replica_id in [one for one, home in self._pages.items() if home == target]:
             self._grown[replica_id] = None if grown is None else grown.get(replica_id, {})
-        for application, waiting in page.queued.items():
-            self.queued[application] = self.queued.get(application, 0.0) + waiting
+        if page.queued:
+            self._queued[target] = (page.queued, now)
+
+    def queued(self, application: str) -> float | None:
+        """Callers that wait for this application at all gateways; None when no gateway says."""
+        counts = [queued[application] for queued, _ in self._queued.values() if application in queued]
+        return sum(counts) if counts else None
+
+    def note_probes(
+        self, probes: Iterable[UsageRecord], *, deployments: Mapping[str, int], now: float
+    ) -> None:
+        """Take in smoke requests; their tokens come off the next growth of their deployment's counters."""
+        for probe in probes:
+            if probe.deployment in deployments:
+                self._probed[probe.id] = Probed(
+                    deployments[probe.deployment], now, probe.prompt_tokens or 0, probe.completion_tokens or 0
+                )
+
+    def without_probes(self, deployment_id: int, name: str, tokens: int | None) -> int | None:
+        """A deployment's tokens of this second without those of smoke requests; what is left waits."""
+        for probed in self._probed.values():
+            if tokens and probed.deployment_id == deployment_id:
+                taken = min(tokens, getattr(probed, name))
+                setattr(probed, name, getattr(probed, name) - taken)
+                tokens -= taken
+        return tokens
 
     def reading(self, replica_id: str) -> Reading | None:
         """What is known of a replica now; None when nothing is."""
@@ -127,11 +167,15 @@ def build(
 
 def _row(deployment: Deployment, replicas: Sequence[Replica], board: Board, second: int) -> Sample:
     found = (board.reading(replica.replica_id) for replica in replicas)
-    readings = [reading for reading in found if reading is not None]
-    figures = [reading.figures for reading in readings]
-    asleep = not replicas
+    figures = [reading.figures for reading in found if reading is not None]
+    # Asleep, nothing is held or generated, and that is measured; before its first replica nothing is known.
+    asleep = not replicas and _is_asleep(deployment)
+    tokens = {
+        name: 0 if asleep else board.without_probes(deployment.pk, name, _tokens(replicas, board, name))
+        for name in ("prompt_tokens", "completion_tokens")
+    }
     waiting = [figure["requests_waiting"] for figure in figures if "requests_waiting" in figure]
-    queued = board.queued.get(MODEL_APP_PREFIX + deployment.name)
+    queued = board.queued(MODEL_APP_PREFIX + deployment.name)
     usage = [figure["kv_cache_usage"] for figure in figures if "kv_cache_usage" in figure]
     claimed = sum(replica.accelerators for replica in replicas)
     running = [replica for replica in replicas if replica.state == "RUNNING"]
@@ -142,8 +186,7 @@ def _row(deployment: Deployment, replicas: Sequence[Replica], board: Board, seco
         requests_running=0.0 if asleep else _sum_of(figures, "requests_running"),
         requests_waiting=_sum(waiting + ([] if queued is None else [queued]), empty=0.0 if asleep else None),
         kv_cache_usage=sum(usage) / len(usage) if usage else None,
-        prompt_tokens=0 if asleep else _tokens(readings, "prompt_tokens"),
-        completion_tokens=0 if asleep else _tokens(readings, "completion_tokens"),
+        **tokens,
         requests_ok=0,
         requests_failed=0,
         replicas=float(len(running)),
@@ -197,8 +240,18 @@ def _sum(values: Sequence[float], *, empty: float | None) -> float | None:
     return float(sum(values)) if values else empty
 
 
-def _tokens(readings: Sequence[Reading], name: str) -> int | None:
-    """Tokens of all replicas in this second; None when it is unknown for one of them, or for all."""
+def _is_asleep(deployment: Deployment) -> bool:
+    status = getattr(deployment, "status", None)
+    return status is not None and status.asleep_at is not None
+
+
+def _tokens(replicas: Sequence[Replica], board: Board, name: str) -> int | None:
+    """Tokens of all replicas in this second; None when it is unknown for one of them, or for all.
+
+    What a replica generates before it takes requests is its warm-up.
+    """
+    serving = (board.reading(one.replica_id) for one in replicas if one.state in ("RUNNING", "STOPPING"))
+    readings = [reading for reading in serving if reading is not None]
     if not readings or any(reading.grown is None for reading in readings):
         return None
     return round(sum((reading.grown or {}).get(name, 0.0) for reading in readings))

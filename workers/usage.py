@@ -17,7 +17,7 @@ from typing import Any
 from django.db import DataError, transaction
 from django.db.models import Q
 
-from console.models import ApiKey, Deployment, RequestRecord
+from console.models import SMOKE_KEY, ApiKey, Deployment, KeyKind, RequestRecord
 from serving.usage import BadRecord, UsageRecord, read_record
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,15 @@ def store(records: Sequence[UsageRecord]) -> list[UsageRecord]:
     )
     _note_last_use(fresh, key_ids)
     return fresh
+
+
+def without_probes(records: Sequence[UsageRecord]) -> tuple[list[UsageRecord], list[UsageRecord]]:
+    """Callers' requests, and the console's own smoke requests, which are no traffic of anybody."""
+    if not records:
+        return [], []
+    smoke = set(ApiKey.objects.filter(kind=KeyKind.INTERNAL, name=SMOKE_KEY).values_list("pk", flat=True))
+    callers = [record for record in records if record.key_id not in smoke]
+    return callers, [record for record in records if record.key_id in smoke]
 
 
 def refused(records: Sequence[UsageRecord]) -> list[UsageRecord]:

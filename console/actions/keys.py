@@ -12,13 +12,13 @@ from console import live, secrets
 from console.actions.deployments import validated
 from console.differences import words
 from console.events import Actor, record
-from console.models import ApiKey, Deployment, KeyKind
+from console.models import SMOKE_KEY, ApiKey, Deployment, KeyKind
 from console.wakeup import wake_reconciler
 from serving import keys
 from serving.errors import Conflict, InvalidSpec, NotFound
 from serving.limits import KeyLimits
 
-INTERNAL_PURPOSES = ("playground", "smoke")
+INTERNAL_PURPOSES = ("playground", SMOKE_KEY)
 
 
 def create_key(*, actor: Actor, name: str, limits: dict[str, Any] | None = None) -> tuple[ApiKey, str]:

@@ -56,7 +56,8 @@ def list_requests(
     since: Moment = None,
     until: Moment = None,
 ) -> dict[str, Any]:
-    """Usage records of the gateway, newest first: which key asked what, how long it took, how it ended."""
+    """Usage records of the gateway, newest first: which key asked what, how long it took, how it ended.
+    The console's own smoke requests are left out."""
     filters = request_log.Filters(
         deployment=deployment,
         key_id=key_id,

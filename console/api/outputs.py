@@ -151,7 +151,7 @@ class DeploymentOut(Schema):
     age_s: float | None = Field(description="seconds since the cluster was last seen")
     stale: bool
     revision: int
-    serving_revision: int
+    serving_revision: int = Field(description="the oldest that takes requests, 0 when none does")
     version: int
     generation: int
     engine: dict[str, Any]

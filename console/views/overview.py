@@ -210,7 +210,9 @@ def _histories(window_s: int, now: float) -> dict[str, Any]:
 def lately_asked(since: float) -> QuerySet[Deployment]:
     """The few deployments whose newest request began last, at `since` (epoch seconds) or later. Reads one
     row of the ledger per deployment, by its index, however long the ledger is."""
-    newest = RequestRecord.objects.filter(deployment_name=OuterRef("name"), started_at__gte=since)
+    newest = RequestRecord.objects.of_callers().filter(
+        deployment_name=OuterRef("name"), started_at__gte=since
+    )
     newest_at = newest.order_by("-started_at").values("started_at")[:1]
     asked = Deployment.objects.annotate(at=Subquery(newest_at)).filter(at__isnull=False)
     return asked.order_by("-at")[:BUSIEST]

@@ -11,10 +11,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RequestCancelledError
 
 from serving.cluster import openai_errors, wire
-from serving.cluster.handles import EngineHandle, Handles, replicas_known
+from serving.cluster.handles import EngineHandle, Handles, drop_replica, replicas_known
 from serving.cluster.limits import Limiter
 from serving.cluster.replies import (
     Send,
@@ -33,6 +34,9 @@ log = logging.getLogger("ray.serve")
 BUSY_RETRY_S = 2
 USAGE_AFTER_ABORT_S = 2.0
 ASK_AGAIN_S = 0.1
+HELD_S = 1.0
+"""Shorter waits are only the routing table on its way."""
+REPLICAS_TRIED = 3
 CLIENT_CLOSED_REQUEST = 499
 ENGINE_FAILED_CODE = "engine_failed"
 # When a caller leaves, Serve may cancel the engine's work a moment before this task.
@@ -60,6 +64,14 @@ class Unavailable(Exception):
         self.type = type_
         self.is_final = is_final
         """Whether no other engine could answer either."""
+
+
+class EngineGone(Exception):
+    """A replica's engine is dead and the caller has been sent nothing: another replica may be asked."""
+
+    def __init__(self, replica: str = "") -> None:
+        super().__init__(replica)
+        self.replica = replica
 
 
 class Completions:
@@ -128,14 +140,11 @@ class Completions:
         """Raises Unavailable while nothing was sent."""
         handle = await self._ready_handle(attempt.entry, line)
         line.handed_over = time.monotonic()
-        if line.stream:
-            await self._stream(attempt, handle, line, body, send)
-        else:
-            await self._unary(attempt, handle, line, body, send)
+        await self._answer(attempt, handle, line, body, send)
 
     async def _give_up(self, error: Unavailable, line: Timeline, send: Send) -> None:
         # An engine that broke off is not a refusal: the request had been taken.
-        outcome = "error" if error.code == ENGINE_FAILED_CODE else "refused"
+        outcome = "error" if error.code in (ENGINE_FAILED_CODE, wire.ENGINE_DIED) else "refused"
         self._finish(line, status=error.status, outcome=outcome, error_class=error.code)
         await send_error(
             send,
@@ -158,7 +167,9 @@ class Completions:
             raise _not_serving(entry)
         handle = self._handles.of(entry)
         if replicas_known(handle) != 0:
+            self._handles.note_answer(entry)
             return handle
+        slept = self._handles.may_have_slept(entry)
         began = time.monotonic()
         held_s = line.held_s  # by deployments tried before this one: all together get one waiting time
         try:
@@ -172,14 +183,39 @@ class Completions:
             )
             raise asyncio.CancelledError from None
         line.held_s = held_s + time.monotonic() - began
-        line.woke = line.held_s > 1.0
+        line.held = line.held_s > HELD_S
+        line.woke = line.held and slept
         if not is_up:
+            back_in_s = self._handles.retry_after_s(entry)
             raise Unavailable(
-                f"The model `{entry.name}` is starting. Try again in a moment.",
+                f"The model `{entry.name}` is starting. Try again in {back_in_s} seconds.",
                 code="model_starting",
-                retry_after_s=self._handles.retry_after_s(entry),
+                retry_after_s=back_in_s,
             )
         return handle
+
+    async def _answer(
+        self, attempt: Attempt, handle: EngineHandle, line: Timeline, body: bytes, send: Send
+    ) -> None:
+        """Asks one replica, and another one where the first has lost its engine. Raises Unavailable."""
+        entry = attempt.entry
+        ask = self._stream if line.stream else self._unary
+        for _ in range(REPLICAS_TRIED):
+            try:
+                return await ask(attempt, handle, line, body, send)
+            except EngineGone as gone:
+                log.warning("engine is gone: deployment=%s replica=%s", entry.name, gone.replica)
+                drop_replica(handle, gone.replica)
+            if not replicas_known(handle):
+                self._handles.note_death(entry)
+                break
+        back_in_s = self._handles.retry_after_s(entry)
+        raise Unavailable(
+            f"The engine of `{entry.name}` has stopped and is being started again."
+            f" Try again in {back_in_s} seconds.",
+            code=wire.ENGINE_DIED,
+            retry_after_s=back_in_s,
+        )
 
     async def _unary(
         self, attempt: Attempt, handle: EngineHandle, line: Timeline, body: bytes, send: Send
@@ -191,7 +227,8 @@ class Completions:
             if await _caller_left(error):
                 self._abort(response, handle, line)
                 raise asyncio.CancelledError from None
-            raise self._translated(error, line) from None
+            raise self._before_anything_was_sent(error, line) from None
+        _raise_if_gone(line.meta)
         status = int(line.meta.get("status") or 200)
         if attempt.passes_by(status):
             raise _cannot_answer()
@@ -238,10 +275,9 @@ class Completions:
                     self._abort(items, handle, line)
                 raise asyncio.CancelledError from None
             if not complete:
-                translated = self._translated(error, line)
                 if not started:
-                    raise translated from None
-                cut_off, error_class = True, translated.code
+                    raise self._before_anything_was_sent(error, line) from None
+                cut_off, error_class = True, self._translated(error, line).code
         if not complete:
             self._finish_stream(line, error_class)
         if cut_off:
@@ -255,6 +291,7 @@ class Completions:
 
     async def _refused(self, attempt: Attempt, item: bytes, line: Timeline, send: Send) -> None:
         line.meta, answer = wire.unpack(item[1:])
+        _raise_if_gone(line.meta)
         status = int(line.meta.get("status") or 500)
         if attempt.passes_by(status):
             raise _cannot_answer()
@@ -303,6 +340,11 @@ class Completions:
         if limits:
             self._limiter.finish(line.request_id, limits, tokens=line.tokens)
 
+    def _before_anything_was_sent(self, error: BaseException, line: Timeline) -> Exception:
+        if isinstance(error, EngineGone):
+            return error
+        return EngineGone() if isinstance(error, RayActorError) else self._translated(error, line)
+
     def _translated(self, error: BaseException, about: ModelEntry | Timeline) -> Unavailable:
         """What Serve or Ray raised, in words for callers; the original goes to the log by class only."""
         name = about.name if isinstance(about, ModelEntry) else about.deployment
@@ -332,6 +374,11 @@ async def _caller_left(error: BaseException) -> bool:
     except asyncio.CancelledError:
         return True
     return False
+
+
+def _raise_if_gone(meta: wire.Meta) -> None:
+    if meta.get("error_class") == wire.ENGINE_DIED:
+        raise EngineGone(str(meta.get("replica") or ""))
 
 
 def _not_serving(entry: ModelEntry) -> Unavailable:

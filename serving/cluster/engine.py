@@ -27,8 +27,10 @@ from serving.cluster.naming import renaming
 from serving.cluster.phases import ReplicaReport, process_memory_bytes, stage_bytes
 from serving.cluster.ranks import order_ranks
 from serving.cluster.replica_log import handlers_kept
+from serving.cluster.shared_memory import unlink_names
 from serving.cluster.surface import Surface
 from serving.cluster.topology import cpu_environment
+from serving.cluster.watch import end_with_engine
 from serving.failure import CONSEQUENCES, root_cause
 from serving.gateway_paths import (
     CHAT,
@@ -80,9 +82,11 @@ class Engine:
             self._report.phase("warming")
             await self._warm_up()
             await self._report_facts(client)
+            await asyncio.to_thread(unlink_names, os.getpid())
         except Exception as error:
             raise start_failed(error) from error
         self._report.phase("ready")
+        self._watching = asyncio.create_task(end_with_engine(client))
 
     async def unary(self, path: str, request_id: str, body: bytes, served: str | None = None) -> bytes:
         """Answers one request without streaming: a frame of wire.py.
@@ -105,7 +109,7 @@ class Engine:
             self._remember(request_id, meter)
             raise
         except Exception as error:
-            return wire.pack(*_failed(meter, error))
+            return wire.pack(*self._failed(meter, error))
 
     async def stream(
         self, path: str, request_id: str, body: bytes, served: str | None = None
@@ -116,7 +120,7 @@ class Engine:
             yield wire.refusal(*self._not_supported(meter, path))
             return
         error_class = None
-        complete = is_done = False
+        complete = is_done = has_begun = False
         try:
             request = self._read_request(path, body, request_id)
             rename = renaming(request, served=served)
@@ -132,7 +136,13 @@ class Engine:
                         continue
                     if openai_errors.is_error_event(event):
                         error_class = "engine_failed"
+                        if not has_begun:
+                            # Nothing was sent, so it can still be told as what it is, or asked elsewhere.
+                            yield wire.refusal(*self._failed(meter, None))
+                            complete = True
+                            return
                         event = openai_errors.error_event(openai_errors.ENGINE_STOPPED, code=error_class)
+                    has_begun = True
                     yield rename(event)
             complete = True
             yield wire.closing(meter.meta(status=500 if error_class else 200, error_class=error_class))
@@ -143,7 +153,7 @@ class Engine:
             yield wire.refusal(meter.meta(status=400, error_class="invalid_request"), _invalid(error))
         except Exception as error:
             complete = True
-            yield wire.refusal(*_failed(meter, error))
+            yield wire.refusal(*self._failed(meter, error))
         finally:
             if not complete:
                 self._remember(request_id, meter)
@@ -213,11 +223,20 @@ class Engine:
     def _refused(self, meter: Meter, answer: Any) -> tuple[wire.Meta, bytes]:
         status = int(getattr(answer.error, "code", 500) or 500)
         if status >= 500:
-            log.error("engine refused a request: status=%s", status)
-            return meter.meta(status=500, error_class="engine_failed"), _engine_failed()
+            return self._failed(meter, None)
         message = " ".join(str(answer.error.message).split())
         body = openai_errors.error_body(message, param=getattr(answer.error, "param", None))
         return meter.meta(status=status, error_class="invalid_request"), body
+
+    def _failed(self, meter: Meter, error: Exception | None) -> tuple[wire.Meta, bytes]:
+        """The engine's own fault. Where its process is gone the gateway asks another replica or says when."""
+        is_dead = self._engine._engine_client.errored
+        log.error("engine failed on a request: error=%s dead=%s", type(error).__name__, is_dead)
+        status, code = (503, wire.ENGINE_DIED) if is_dead else (500, "engine_failed")
+        body = openai_errors.error_body(
+            openai_errors.ENGINE_FAILED, type_=openai_errors.SERVER_ERROR, code=code
+        )
+        return meter.meta(status=status, error_class=code), body
 
     def _remember(self, request_id: str, meter: Meter) -> None:
         self._aborted[request_id] = meter
@@ -310,17 +329,6 @@ def _invalid(error: ValueError) -> bytes:
     field = ".".join(str(part) for part in first["loc"] if not str(part).endswith("Request")) or None
     message = " ".join(str(first["msg"]).split())
     return openai_errors.error_body(f"{field}: {message}" if field else message, param=field)
-
-
-def _failed(meter: Meter, error: Exception) -> tuple[wire.Meta, bytes]:
-    log.error("engine failed on a request: %s", type(error).__name__)
-    return meter.meta(status=500, error_class="engine_failed"), _engine_failed()
-
-
-def _engine_failed() -> bytes:
-    return openai_errors.error_body(
-        openai_errors.ENGINE_FAILED, type_=openai_errors.SERVER_ERROR, code="engine_failed"
-    )
 
 
 def start_failed(error: Exception) -> EngineStartFailed:

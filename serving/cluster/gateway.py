@@ -32,6 +32,7 @@ from serving.cluster.spool import Spool, folder_for
 from serving.cluster.table import KeyEntry, Table, read_table
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
+from serving.cluster.waiting import publish_for_ever
 from serving.gateway_paths import POSTED, STREAMED
 
 log = logging.getLogger("ray.serve")
@@ -204,10 +205,14 @@ class Gateway:
         if not pepper:
             log.error("gateway: RAYDECK_KEY_PEPPER is not set, every key will be refused")
         limiter = Limiter(redis_url=redis_url)
-        self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=Handles(), limiter=limiter)
+        self._handles = Handles()
+        self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=self._handles, limiter=limiter)
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:
         """Serve's hook: the ASGI application of this replica."""
+        self._publishing = asyncio.create_task(
+            publish_for_ever(self._handles, lambda: self._app.table.models.values())
+        )
         return self._app
 
     async def reconfigure(self, user_config: Any) -> None:

@@ -20,7 +20,7 @@ _INTERNAL = re.compile(r"(/[\w.\-]+){2,}|0x[0-9a-fA-F]{6,}|Traceback|[Aa]ctor|\b
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """One deployment as the gateway sees it."""
+    """One deployment as the gateway sees it. `sleeps`: whether it may be scaled to zero when idle."""
 
     name: str
     app: str
@@ -32,6 +32,7 @@ class ModelEntry:
     created: int
     limits: Limits | None = None
     adapters: tuple[str, ...] = ()
+    sleeps: bool = True
 
     def public_reason(self) -> str:
         """The reason where it is fit for callers, else nothing."""
@@ -135,4 +136,5 @@ def _model(name: str, entry: Any) -> ModelEntry:
         created=int(entry.get("created", 0)),
         limits=read_limits(entry.get("limits"), scope=f"d:{name}", subject=f"the model `{name}`"),
         adapters=tuple(str(adapter) for adapter in entry.get("adapters") or ()),
+        sleeps=bool(entry.get("sleeps", True)),
     )

@@ -28,6 +28,7 @@ class Timeline:
     stream: bool = False
     woke: bool = False
     handed_over: float | None = None
+    held: bool = False
     held_s: float = 0.0
     first_event: float | None = None
     last_event: float | None = None
@@ -110,7 +111,12 @@ class Timeline:
         return tuple((name, str(value).encode()) for name, value in found if value not in (None, ""))
 
     def _gateway_s(self) -> float | None:
-        """Time spent in the gateway before the engine was asked, without waiting for a replica."""
+        """Time spent in the gateway before the engine was asked, without waiting for a replica.
+
+        None for who waited for one that was replaced: readers take it for part of an ordinary first token.
+        """
+        if self.held and not self.woke:
+            return None
         handed = self._between(self.started, self.handed_over)
         return None if handed is None else max(0.0, handed - self.held_s)
 

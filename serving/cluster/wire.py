@@ -16,6 +16,8 @@ REFUSAL = 0x01
 DONE = b"data: [DONE]\n\n"
 """The event that ends a stream. The closing Meta comes before it, so that a caller who hangs up on seeing
 it has been accounted for."""
+ENGINE_DIED = "engine_died"
+"""error_class of an answer that the engine could not give since its process is gone."""
 _LENGTH = struct.Struct(">I")
 
 Meta = dict[str, Any]

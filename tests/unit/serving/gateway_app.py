@@ -44,6 +44,9 @@ class FakeEngine:
         """As `Handles` does."""
         return self
 
+    def note_answer(self, entry: Any) -> None:
+        """As `Handles` does; nothing is remembered."""
+
     def _unary(self, path: str, request_id: str, body: bytes) -> Any:
         self.asked += 1
         return asyncio.ensure_future(self._answer())

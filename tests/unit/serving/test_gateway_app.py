@@ -87,8 +87,9 @@ async def test_in_flight_is_given_back_before_the_caller_has_its_answer(app: App
     app.configure(keys={"rd-one": limited(requests_in_flight=1)}, models={"demo": {}})
     app.engine.release = asyncio.Event()
     first = asyncio.create_task(app.ask())
-    while not app.engine.asked:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while not app.engine.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0)
     assert (await app.ask()).error["code"] == "rate_limit_exceeded"
     app.engine.release.set()
     assert (await first).status == 200
@@ -101,8 +102,9 @@ async def test_a_caller_who_leaves_gives_its_place_back_and_its_tokens_count(app
     app.configure(keys={"rd-one": limited(requests_in_flight=1, tokens_per_minute=10)}, models={"demo": {}})
     app.engine.release = asyncio.Event()
     gone = asyncio.create_task(app.ask())
-    while not app.engine.asked:  # noqa: ASYNC110
-        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while not app.engine.asked:  # noqa: ASYNC110
+            await asyncio.sleep(0)
     # What Serve's response object does on cancel() is the engine's business.
     gone.cancel()
     await asyncio.gather(gone, return_exceptions=True)

@@ -75,6 +75,9 @@ class Served:
             of=lambda entry: self.engines[entry.name],
             wait_for_replica=self._never_up,
             retry_after_s=lambda entry: 3,
+            note_answer=lambda entry: None,
+            note_death=lambda entry: None,
+            may_have_slept=lambda entry: True,
         )
         self.limiter = Limiter(redis_url=None)
         self.key = KeyEntry(1, "ci", is_internal=False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.test import Client
 
 from console import actions, states
 from console.events import SYSTEM
@@ -20,6 +21,7 @@ from console.models import (
     RegisteredModel,
     Replica,
     Revision,
+    User,
 )
 from serving.client import RayClient
 from tests.unit.planner.configs import LLAMA_8B
@@ -44,6 +46,11 @@ def ray() -> Iterator[FakeRay]:
 @pytest.fixture
 def model(db: None) -> RegisteredModel:
     return RegisteredModel.objects.create(name="demo", source_kind="folder", source="/m", facts={})
+
+
+@pytest.fixture
+def viewer(db: None) -> User:
+    return User.objects.create_user("vera", password="x", role="viewer")
 
 
 class Reconciler:
@@ -378,12 +385,125 @@ def test_a_dead_engine_is_not_called_ready_and_recovers(
 ) -> None:
     deploy()
     make_ready(ray, reconcile)
+    DeploymentStatus.objects.update(queued_at=time.time() - 600)
+    ray.logs["replica.log"] = "ERROR raydeck-engine-died"
     ray.kill_replica("model-chat")
     reconcile()
     assert phase() == "placing" and len(ray.puts) == 1
+    died, again = Event.objects.order_by("id").filter(source="system")[4:]
+    assert (died.kind, died.level) == ("deployment.engine_died", "bad")
+    assert "engine process died" in died.message and "sent to Ray" not in again.message
     ray.finish("model-chat")
     reconcile()
     assert phase() == "ready" and Replica.objects.filter(ended_at=None).count() == 1
+    state = states.deployment_state(Deployment.objects.get(), time.time())
+    assert state["ready_in_s"] < 60 and state["phases"][0]["seconds"] < 60
+    assert Event.objects.filter(kind="deployment.ready").first().message.startswith("chat is ready again")
+
+
+def test_which_revision_answers_is_read_from_the_replicas(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel, client: Client, viewer: User
+) -> None:
+    version = deploy().version
+    make_ready(ray, reconcile)
+    client.force_login(viewer)
+    actions.edit_deployment(
+        actor=SYSTEM, name="chat", expected_version=version, engine={"max_model_len": 512}
+    )
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "revision 1 still answers" in page
+    reconcile(2)
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "revision 1 has stopped: requests wait or get 503" in page and "still answers" not in page
+    ray.finish("model-chat")
+    reconcile()
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "has stopped" not in page and "still answers" not in page
+
+
+def test_replicas_that_are_replaced_or_let_go_did_not_die(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    version = deploy(capacity={"min_replicas": 0, "idle_before_zero_s": 60}).version
+    make_ready(ray, reconcile)
+    actions.edit_deployment(
+        actor=SYSTEM, name="chat", expected_version=version, engine={"max_model_len": 512}
+    )
+    reconcile(2)
+    make_ready(ray, reconcile)
+    ray.sleep("model-chat")
+    reconcile(2)
+    assert phase() == "asleep" and not Event.objects.filter(kind="deployment.engine_died").exists()
+
+
+def test_starts_that_fail_alike_are_given_up_and_the_app_leaves_the_document(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    reconcile()
+    for pid in (41, 42, 43):
+        assert phase() != "failed"
+        ray.place("model-chat")
+        reconcile()
+        ray.start_dies("model-chat", f"RuntimeError: no luck in process {pid}")
+        reconcile()
+    assert phase() == "failed"
+    reconcile()
+    assert [app["name"] for app in ray.puts[-1]["applications"]] == ["gateway"]
+    assert "model-chat" not in ray.apps
+    puts = len(ray.puts)
+    reconcile(3)
+    assert len(ray.puts) == puts
+
+
+def test_starts_that_fail_for_different_reasons_are_tried_longer(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    RegisteredModel.objects.update(source_kind="hub", source="a/b")  # no folder to find a fault in
+    deploy()
+    reconcile()
+    for cause in ("port taken", "out of luck", "no such thing"):
+        ray.place("model-chat")
+        reconcile()
+        ray.start_dies("model-chat", f"RuntimeError: {cause}")
+        reconcile()
+    assert phase() != "failed" and "model-chat" in ray.apps
+    assert DeploymentStatus.objects.get().start_failures == 3
+
+
+def test_a_name_made_anew_while_its_document_was_sent_starts_its_own_clock(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy()
+    original = RayClient.put_config
+
+    def put_and_recreate(client: RayClient, document: dict[str, Any]) -> None:
+        original(client, document)
+        actions.delete_deployment(actor=SYSTEM, name="chat")
+        deploy()
+
+    monkeypatch.setattr(RayClient, "put_config", put_and_recreate)
+    assert reconcile() is True
+    assert phase() == "queued", "what was sent is the one before"
+    monkeypatch.setattr(RayClient, "put_config", original)
+    reconcile()
+    status = DeploymentStatus.objects.get()
+    assert phase() == "placing" and status.placing_at >= status.queued_at
+
+
+def test_placing_is_said_before_the_metrics_pages_are_read(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconcile()
+    deploy("first")
+    reconcile()
+    read: list[str] = []
+    monkeypatch.setattr("workers.reconcile.replica_phases", lambda ray: read.append(phase("chat")) or {})
+    deploy()
+    reconcile()
+    assert phase() == "placing" and read == []
+    reconcile()
+    assert read == ["placing"]
 
 
 def test_zero_replicas_by_policy_is_asleep_not_broken(
