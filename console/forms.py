@@ -14,8 +14,10 @@ from typing import Any
 from django import forms
 
 from console.accelerators import catalogue_entries
+from console.differences import shown
 from console.models import Deployment, RegisteredModel
-from serving.errors import RaydeckError
+from console.three_way import Met, OpenedWith
+from serving.errors import Conflict, RaydeckError
 from serving.spec import DTYPES, NAME_HELP
 
 ENGINE_FIELDS = (
@@ -228,9 +230,10 @@ class DeploymentForm(forms.Form):
         self.add_error(field if field in self.fields else None, error.message)
 
 
-class EditDeploymentForm(DeploymentForm):
-    """The same for an existing deployment; `expected_version` settles races between two people."""
+class EditDeploymentForm(OpenedWith, DeploymentForm):
+    """The same for an existing deployment; only what was changed in it goes to the actions."""
 
+    compared = ("model", *ENGINE_FIELDS, *CAPACITY_FIELDS)
     name = None  # type: ignore[assignment]  # a deployment's name never changes
     expected_version = forms.IntegerField(widget=forms.HiddenInput)
 
@@ -239,6 +242,28 @@ class EditDeploymentForm(DeploymentForm):
         price = self.fields["price_per_accelerator_hour_usd"]
         price.required = True
         price.help_text = "US dollars per accelerator (or CPU rank) and hour, from now on; history stays."
+
+    def edit(self) -> dict[str, Any]:
+        """Arguments for the action: the version it was opened at, and what this person changed."""
+        changed = self.changed_fields()
+        engine = {name: value for name, value in self.engine().items() if name in changed}
+        capacity = {name: value for name, value in self.capacity().items() if name in changed}
+        return {
+            "expected_version": self.cleaned_data["expected_version"],
+            "model": self.cleaned_data["model"] if "model" in changed else None,
+            "engine": engine or None,
+            "capacity": capacity or None,
+            "note": self.cleaned_data["note"],
+        }
+
+    def meet(self, conflict: Conflict) -> Met:
+        """Both edits side by side; sent again, the form is measured against what is stored now."""
+        theirs = conflict.current.get("values")
+        if not isinstance(theirs, dict):
+            self.refuse(conflict)
+            return Met()
+        texts = {name: "" if value is None else str(value) for name, value in form_values(theirs).items()}
+        return self.rebase(conflict, theirs, {**texts, "model": str(theirs["model"])}, shown)
 
 
 def initial_of(deployment: Deployment) -> dict[str, Any]:

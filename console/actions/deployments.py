@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from console import live
 from console.accelerators import day_of, price_of
 from console.differences import words
-from console.events import Actor, record
+from console.events import Actor, last_writer, record
 from console.models import (
     Deployment,
     DeploymentStatus,
@@ -451,13 +451,13 @@ def _conflict(deployment: Deployment) -> Conflict:
     now = Deployment.objects.select_related("current_revision").filter(pk=deployment.pk).first()
     if now is None or now.current_revision is None:
         return Conflict(f"Somebody deleted {deployment.name} in the meantime.", current={})
-    last = now.events.order_by("-id").first()
+    writer = last_writer(now.events.all())
     return Conflict(
-        f"{last.actor if last else 'Somebody'} changed {now.name} while you were editing;"
+        f"{writer or 'Somebody'} changed {now.name} while you were editing;"
         " nothing of yours was saved. Compare both and save again.",
         current={
             "version": now.version,
-            "changed_by": last.actor if last else "",
+            "changed_by": writer,
             "changed_at": now.updated_at.isoformat(),
             "values": {**now.current_revision.engine, **_capacity_json(capacity_of(now))},
         },

@@ -17,10 +17,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from console import actions
 from console.auth import require
 from console.deployment_plan import make_plan
-from console.differences import Difference, differences
 from console.forms import (
-    CAPACITY_FIELDS,
-    ENGINE_FIELDS,
     DeploymentForm,
     EditDeploymentForm,
     form_values,
@@ -85,7 +82,7 @@ def deployment_new(request: HttpRequest) -> HttpResponse:
 @require("operator")
 @require_http_methods(["GET", "HEAD", "POST"])
 def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
-    """Change a deployment. Who comes second is shown both versions; what was typed stays."""
+    """Change a deployment. Who comes second is shown where both edits meet; what was typed stays."""
     deployment = find(name)
     if request.method != "POST":
         form = EditDeploymentForm(initial=initial_of(deployment), present_types=_present_types())
@@ -97,14 +94,17 @@ def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
         actions.edit_deployment(
             actor=_actor(request),
             name=name,
-            expected_version=form.cleaned_data["expected_version"],
-            engine=form.engine(),
-            capacity=form.capacity(),
-            model=form.cleaned_data["model"],
-            note=form.cleaned_data["note"],
+            **form.edit(),
         )
     except Conflict as error:
-        return _conflict_page(request, form, deployment, error)
+        return _form_page(
+            request,
+            form,
+            deployment=find(name),
+            status=409,
+            met=form.meet(error),
+            conflict=error.current,
+        )
     except RaydeckError as error:
         form.refuse(error)
         arithmetic = error.arithmetic if isinstance(error, NotPlaceable) else []
@@ -233,27 +233,6 @@ def _form_page(
         **more,
     }
     return render(request, "deployments/form.html", context, status=status)
-
-
-def _conflict_page(
-    request: HttpRequest, form: DeploymentForm, deployment: Deployment, error: Conflict
-) -> HttpResponse:
-    """Theirs beside yours; the form keeps yours and, sent again, is measured against their version."""
-    form.add_error(None, error.message)
-    theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
-    yours = {**form.engine(), **form.capacity(), "model": form.cleaned_data["model"]}
-    yours = {name: yours[name] if yours[name] != "" else None for name in yours}
-    fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, "model")
-    rows: list[Difference] = differences({name: theirs.get(name) for name in fields}, yours)
-    form.data = {**form.data.dict(), "expected_version": str(error.current.get("version", ""))}  # type: ignore[attr-defined]
-    return _form_page(
-        request,
-        form,
-        deployment=find(deployment.name),
-        status=409,
-        conflict=error.current,
-        conflict_rows=rows,
-    )
 
 
 def _is_repeat(request: HttpRequest, form: DeploymentForm, name: str) -> bool:

@@ -68,7 +68,7 @@ def model_edit(request: HttpRequest, name: str) -> HttpResponse:
     if request.method != "POST":
         return render(request, "models/form.html", {"form": EditForm.of(model), "model": model})
     form = EditForm(request.POST, has_stored_token=model.has_hub_token)
-    conflict: list[tuple[str, str]] = []
+    meeting: dict[str, Any] = {}
     status = 400
     if form.is_valid():
         values = form.values()
@@ -78,13 +78,13 @@ def model_edit(request: HttpRequest, name: str) -> HttpResponse:
             )
         except Conflict as error:
             status = 409
-            conflict = form.meet(error)
+            meeting = {"met": form.meet(error), "conflict": error.current}
         except RaydeckError as error:
             form.refuse(error)
         else:
             messages.success(request, f"{name} is saved.")
             return redirect("model", name=name)
-    context = {"form": form, "model": model, "conflict": conflict}
+    context = {"form": form, "model": model, **meeting}
     return render(request, "models/form.html", context, status=status)
 
 

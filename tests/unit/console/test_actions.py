@@ -10,7 +10,7 @@ import pytest
 from django.test import TestCase
 
 from console import actions, desired
-from console.events import Actor
+from console.events import SYSTEM, Actor, record
 from console.models import (
     ApiKey,
     ClusterStatus,
@@ -195,6 +195,38 @@ def test_the_second_of_two_operators_is_told_and_nothing_is_lost(
     assert refused.value.current["changed_by"] == actor.name
     assert refused.value.current["values"]["max_replicas"] == 2  # type: ignore[index]
     assert Deployment.objects.get().max_replicas == 2
+
+
+def test_a_conflict_names_who_wrote_the_version_and_not_who_observed_it(
+    actor: Actor, admin: User, model: RegisteredModel
+) -> None:
+    seen = deploy(actor).version
+    first = actions.edit_deployment(
+        actor=Actor(admin, "api"), name="chat", expected_version=seen, capacity={"max_replicas": 2}
+    )
+    for phase in ("placing", "stopped"):  # an operator's stop has the same kind of event
+        record(
+            actor=SYSTEM,
+            kind=f"deployment.{phase}",
+            message=f"chat is {phase}",
+            subject_kind="deployment",
+            subject_name="chat",
+            deployment=first,
+        )
+    with pytest.raises(Conflict, match=f"{admin.username} changed chat") as refused:
+        actions.edit_deployment(actor=actor, name="chat", expected_version=seen, capacity={"max_replicas": 5})
+    assert refused.value.current["changed_by"] == admin.username
+
+
+def test_a_models_conflict_names_who_wrote_it_and_not_who_read_its_files_again(
+    actor: Actor, admin: User
+) -> None:
+    model = actions.register_model(actor=actor, name="m", source_kind="hub", source="meta/llama")
+    edited = actions.edit_model(actor=Actor(admin, "page"), model=model, expected_version=1, note="first")
+    actions.inspect_model(actor=actor, model=edited)
+    with pytest.raises(Conflict, match=f"{admin.username} changed m") as refused:
+        actions.edit_model(actor=actor, model=model, expected_version=1, note="second")
+    assert refused.value.current["changed_by"] == admin.username
 
 
 def test_roll_back_makes_a_new_revision_of_the_old_engine(actor: Actor, model: RegisteredModel) -> None:

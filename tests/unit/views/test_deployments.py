@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from collections.abc import Callable
@@ -198,6 +199,46 @@ def test_the_second_of_two_editors_is_shown_both_versions_and_loses_nothing(
     assert again.status_code == 302
     chat.refresh_from_db()
     assert chat.max_replicas == 4
+
+
+def hidden_of(page: str) -> Form:
+    """What the page's form carries of the version it was opened at."""
+    found = re.findall(r'<input type="hidden" name="((?:initial-|expected_)\w+)"(?: value="([^"]*)")?', page)
+    assert found
+    return {name: html.unescape(value) for name, value in found}
+
+
+def test_an_edit_saves_only_what_its_editor_changed_and_keeps_the_other_ones(
+    as_operator: Client, people: dict[str, User], deploy: Deploy, form_values: Form
+) -> None:
+    chat = deploy("chat")  # context 2,048
+    opened = hidden_of(as_operator.get("/deployments/chat/edit/").content.decode())
+    as_shown = {name.removeprefix("initial-"): value for name, value in opened.items()}
+    mine = {**as_shown, **opened, "max_num_seqs": "16", "max_replicas": "4"}
+    actions.edit_deployment(
+        actor=actions.Actor(people["admin"]),
+        name="chat",
+        expected_version=1,
+        engine={"max_model_len": 1024},
+        capacity={"max_replicas": 3, "price_per_accelerator_hour_usd": "0.07"},
+    )
+    told = as_operator.post("/deployments/chat/edit/", mine)
+    page = told.content.decode()
+    assert told.status_code == 409
+    clashes, kept = page.split("Kept from admin-person", 1)
+    assert re.search(r"Most replicas.*?1.*?3.*?4", clashes, re.S)
+    assert re.search(r"Concurrent sequences.*?32.*?32.*?16", clashes, re.S)
+    assert "2,048 tokens" not in clashes.split("You changed", 1)[1]
+    assert re.search(r"Context length.*?2,048 tokens.*?1,024 tokens", kept, re.S)
+    assert re.search(r'name="max_model_len" value="1024"', page)
+
+    again = {**mine, **hidden_of(page), "max_model_len": "1024", "price_per_accelerator_hour_usd": "0.07"}
+    assert as_operator.post("/deployments/chat/edit/", again).status_code == 302
+    chat.refresh_from_db()
+    assert chat.current_revision
+    assert chat.current_revision.engine["max_model_len"] == 1024
+    assert chat.current_revision.engine["max_num_seqs"] == 16
+    assert (chat.max_replicas, str(chat.price_per_accelerator_hour_usd)) == (4, "0.070000")
 
 
 # --- verbs ---------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_the_second_of_two_editors_is_told_and_nothing_is_lost(as_operator: Clie
     assert as_operator.post("/models/qwen/edit/", first).status_code == 302
     response = as_operator.post("/models/qwen/edit/", {**first, "note": "second"})
     text = text_of(response)
-    assert response.status_code == 409 and "Somebody else changed this model" in text
+    assert response.status_code == 409 and "operator-person changed qwen" in text
     assert "first" in text and "second" in text, "both what is stored and what was typed are on the page"
     model.refresh_from_db()
     assert model.note == "first"
