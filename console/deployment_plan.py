@@ -68,11 +68,13 @@ class Plan:
         if memory is None:
             return []
         weights = max(stage.weight_bytes for stage in memory.stages)
+        # Where nothing is captured, as on CPU, no word of it is said.
+        runtime = "Runtime, CUDA graphs, at most" if memory.cuda_graphs.high else "Runtime, at most"
         parts = [
             ("w", "Weights", weights),
             ("k", "KV cache", memory.kv_cache_bytes),
             ("a", "Activations, at most", memory.activation.high),
-            ("o", "Runtime, CUDA graphs, at most", memory.runtime.high + memory.cuda_graphs.high),
+            ("o", runtime, memory.runtime.high + memory.cuda_graphs.high),
         ]
         used = sum(size for _, _, size in parts)
         whole = max(used, memory.usable_bytes or 0) or 1

@@ -148,7 +148,9 @@ def check_plan(plan: Plan | None) -> None:
     if plan.verdict == "does_not_fit":
         advice = f" {plan.lever}" if plan.lever else ""
         raise NotPlaceable(
-            f"{plan.reasons[0]}{advice}", arithmetic=list(plan.arithmetic), field="tensor_parallel_size"
+            f"{plan.reasons[0]}{advice}",
+            arithmetic=list(plan.arithmetic),
+            field=plan.refused_field or "tensor_parallel_size",
         )
 
 

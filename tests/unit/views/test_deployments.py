@@ -132,6 +132,7 @@ def test_the_plan_tells_claims_memory_and_money_without_writing(
     assert "21.8k tokens" in page  # 170 blocks of 128 tokens in 64 MiB
     assert "$0.05/h to $0.10/h" in page
     assert "$72.00" in page  # 0.10 × 720 h
+    assert "CUDA" not in page  # on CPU nothing is captured
     refused = as_operator.post("/deployments/new/check/", {**form_values, "tensor_parallel_size": "8"})
     assert "no room" in refused.content.decode()
     assert "Choose a model" in as_operator.get("/deployments/new/check/").content.decode()
