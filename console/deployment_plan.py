@@ -55,6 +55,7 @@ class Plan:
     engine_changes: list[Difference] = field(default_factory=list)
     capacity_changes: list[Difference] = field(default_factory=list)
     is_edit: bool = False
+    accepts_faulty_files: bool = False
 
     @property
     def memory(self) -> Memory | None:
@@ -140,6 +141,7 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         parameters=facts.get("parameters"),
         kv_bytes_per_token=facts.get("kv_bytes_per_token"),
         load=load_of(values),
+        accepts_faulty_files=bool(values.get("accept_faulty_files")),
     )
     try:
         plan.engine = make_engine(registered, _given(values, EngineSpec))

@@ -186,6 +186,7 @@ class DeploymentForm(forms.Form):
         help_text="US dollars per accelerator (or CPU rank) and hour. Empty: the catalogue's price.",
         widget=forms.NumberInput(attrs={"class": "inp tn", "step": "any"}),
     )
+    accept_faulty_files = forms.BooleanField(required=False, label="Deploy all the same")
     load_concurrency = _whole(
         "Requests in flight", "What the plan predicts times and prices for; it changes nothing that runs.",
         minimum=1, maximum=100_000, initial=8, required=False,
@@ -254,6 +255,7 @@ class EditDeploymentForm(OpenedWith, DeploymentForm):
             "engine": engine or None,
             "capacity": capacity or None,
             "note": self.cleaned_data["note"],
+            "accept_faulty_files": self.cleaned_data["accept_faulty_files"],
         }
 
     def meet(self, conflict: Conflict) -> Met:

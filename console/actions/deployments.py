@@ -26,6 +26,7 @@ from console.models import (
 from console.placements import check_against_cluster
 from console.planning import check_plan, plan_engine
 from console.wakeup import wake_reconciler
+from serving.engine_support import unknown_argument
 from serving.errors import Conflict, InvalidSpec, NotFound
 from serving.planner.report import stored
 from serving.render import cpu_kv_cache_bytes
@@ -49,10 +50,14 @@ def create_deployment(
     engine: dict[str, Any],
     capacity: dict[str, Any],
     note: str = "",
+    accept_faulty_files: bool = False,
 ) -> Deployment:
-    """Create a deployment with revision 1. Refused with the arithmetic when the cluster cannot hold it."""
+    """Create a deployment with revision 1. Refused with the arithmetic when the cluster cannot hold it, and
+    with the registry's reason when it found the model's files faulty and that is not accepted."""
     name = _checked_name(name)
     registered = _model(model)
+    if not accept_faulty_files:
+        check_files(registered)
     engine_spec = make_engine(registered, engine)
     capacity_spec = make_capacity(with_catalogue_price(capacity, engine_spec))
     if Deployment.objects.filter(name=name).exists():
@@ -94,6 +99,7 @@ def edit_deployment(
     capacity: dict[str, Any] | None = None,
     model: str | None = None,
     note: str = "",
+    accept_faulty_files: bool = False,
 ) -> Deployment:
     """Change engine (a new revision, new replicas) and capacity (in place); partial maps are enough.
 
@@ -109,6 +115,8 @@ def edit_deployment(
         if note:
             raise InvalidSpec("A note goes with a change, and nothing else was changed.", field="note")
         return deployment
+    if new_engine != old_engine and not accept_faulty_files:
+        check_files(registered)
     plan = checked_plan(new_engine, registered, new_capacity) if new_engine != old_engine else None
     if deployment.desired_state == DesiredState.RUNNING:
         check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, facts=registered.facts)
@@ -292,7 +300,24 @@ def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpe
         )
         engine = engine.model_copy(update={"kv_cache_memory_bytes": kv})
     check_topology(engine, facts)
+    # Not a rule of the specification: revisions that are stored already must stay readable.
+    if unknown := unknown_argument(engine.engine_kwargs):
+        raise InvalidSpec(unknown, field="engine_kwargs")
     return engine
+
+
+def check_files(registered: RegisteredModel) -> None:
+    """Raise InvalidSpec when the registry found a fault in the model's files: three starts would fail of it,
+    minutes later."""
+    faults = [problem["message"] for problem in registered.problems if problem.get("level") == "error"]
+    if not faults:
+        return
+    more = f" ({len(faults) - 1} more on the model's page.)" if len(faults) > 1 else ""
+    raise InvalidSpec(
+        f"{registered.name} cannot be served as it is: {faults[0]}{more} Mend the files and read them again, "
+        "or deploy all the same (accept_faulty_files).",
+        field="model",
+    )
 
 
 def make_capacity(given: dict[str, Any]) -> CapacitySpec:

@@ -95,6 +95,9 @@ class CapacityInput(Input):
         }
 
 
+ACCEPT_FAULTY_FILES = "deploy although the registry found a fault in the model's files"
+
+
 class DeploymentInput(Input):
     """A deployment to create."""
 
@@ -103,6 +106,7 @@ class DeploymentInput(Input):
     engine: EngineInput | None = None
     capacity: CapacityInput | None = None
     note: str = Field("", max_length=300)
+    accept_faulty_files: bool = Field(False, description=ACCEPT_FAULTY_FILES)
 
 
 class DeploymentChange(Input):
@@ -113,6 +117,7 @@ class DeploymentChange(Input):
     engine: EngineInput | None = None
     capacity: CapacityInput | None = None
     note: str = Field("", max_length=300)
+    accept_faulty_files: bool = Field(False, description=ACCEPT_FAULTY_FILES)
 
 
 class RollbackInput(Input):

@@ -68,6 +68,7 @@ def deployment_new(request: HttpRequest) -> HttpResponse:
             engine=form.engine(),
             capacity=form.capacity(),
             note=form.cleaned_data["note"],
+            accept_faulty_files=form.cleaned_data["accept_faulty_files"],
         )
     except RaydeckError as error:
         if _is_repeat(request, form, name):

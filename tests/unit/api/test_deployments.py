@@ -72,6 +72,7 @@ def test_a_deployment_is_created_and_read(
         ({"engine": {"max_model_len": "long"}}, "engine.max_model_len"),
         ({"engine": {"engine_kwargs": {"model": "x"}}}, "engine.engine_kwargs"),
         ({"engine": {"engine_kwargs": [1]}}, "engine.engine_kwargs"),
+        ({"engine": {"engine_kwargs": {"max_model_lenn": 1}}}, "engine.engine_kwargs"),
         ({"engine": {"surprise": 1}}, "engine.surprise"),
         ({"capacity": {"min_replicas": 3, "max_replicas": 1}}, "capacity.min_replicas"),
         ({"capacity": {"min_replicas": 0}}, "capacity.min_replicas"),
@@ -243,6 +244,16 @@ def test_revisions_cost_the_same_however_many_there_are(as_viewer: Caller, deplo
 def test_names_that_no_database_takes_are_not_found(as_viewer: Caller) -> None:
     for name in ("%00", "a%00b", "%ff", "..", "x" * 500, "%F0%9F%98%80", "'; drop table"):
         assert as_viewer.get(f"deployments/{name}").status_code in (400, 404)
+
+
+def test_faulty_files_are_refused_with_the_reason_unless_accepted(
+    as_operator: Caller, cluster: ClusterStatus, model: RegisteredModel
+) -> None:
+    fault = {"level": "error", "field": "model.safetensors", "message": "model.safetensors is cut off."}
+    RegisteredModel.objects.update(problems=[fault])
+    error = error_of(as_operator.post("deployments", NEW), 400)
+    assert error["field"] == "model" and "model.safetensors is cut off" in error["message"]
+    assert as_operator.post("deployments", {**NEW, "accept_faulty_files": True}).status_code == 201
 
 
 def test_a_kv_cache_that_is_too_large_is_refused_by_its_own_field_with_a_sum_that_adds_up(

@@ -96,6 +96,40 @@ def test_bad_input_names_the_field_and_changes_nothing(
     assert not Deployment.objects.exists() and not Event.objects.exists() and wakes == []
 
 
+def test_a_model_with_faulty_files_is_refused_unless_that_is_accepted(
+    actor: Actor, model: RegisteredModel, cluster: ClusterStatus
+) -> None:
+    before = deploy(actor, "earlier")
+    fault = {"level": "error", "field": "model.safetensors", "message": "model.safetensors is cut off."}
+    RegisteredModel.objects.update(problems=[fault])
+    with pytest.raises(InvalidSpec, match="model.safetensors is cut off") as refused:
+        deploy(actor)
+    assert refused.value.field == "model"
+    change: dict[str, Any] = {"actor": actor, "name": "earlier", "expected_version": before.version}
+    with pytest.raises(InvalidSpec, match="accept_faulty_files"):
+        actions.edit_deployment(**change, engine={"max_model_len": 512})
+    after = actions.edit_deployment(**change, capacity={"max_replicas": 2})
+    change["expected_version"] = after.version
+    actions.edit_deployment(**change, engine={"max_model_len": 512}, accept_faulty_files=True)
+    with pytest.raises(InvalidSpec) as still:
+        deploy(actor, engine={"max_model_len": 4096}, accept_faulty_files=True)
+    assert still.value.field == "max_model_len"
+    deploy(actor, accept_faulty_files=True)
+
+
+def test_an_engine_argument_that_vllm_does_not_have_is_refused_and_stored_ones_stay_readable(
+    actor: Actor, model: RegisteredModel, cluster: ClusterStatus
+) -> None:
+    with pytest.raises(InvalidSpec, match="Did you mean “enable_prefix_caching”") as refused:
+        deploy(actor, engine={"engine_kwargs": {"enable_prefix_cache": True}})
+    assert refused.value.field == "engine_kwargs"
+    stored = deploy(actor).current_revision
+    assert stored is not None
+    stored.engine["engine_kwargs"] = {"of_an_older_engine": 1}
+    stored.save()
+    assert not desired.desired_deployments()[1]
+
+
 def test_an_unknown_model_is_refused(actor: Actor) -> None:
     with pytest.raises(InvalidSpec) as refused:
         deploy(actor)

@@ -80,6 +80,7 @@ def test_the_same_form_sent_twice_creates_once(
         ("kv_cache_memory_bytes", "a lot", "512 MiB"),
         ("engine_kwargs", '{"a": ', "Line 1, column"),
         ("engine_kwargs", "[1]", "JSON object"),
+        ("engine_kwargs", '{"enable_prefix_cache": true}', "Did you mean “enable_prefix_caching”"),
         ("engine_kwargs", '{"model": "x"}', "registry"),
         ("min_replicas", "5", "must not exceed"),
         ("idle_before_zero_s", "60", "min_replicas 0"),
@@ -149,6 +150,19 @@ def test_the_plan_is_not_green_where_something_is_known_to_be_wrong(
     RegisteredModel.objects.filter(name=form_values["model"]).update(problems=[fault])
     page = as_operator.post("/deployments/new/check/", form_values).content.decode()
     assert "Files are faulty" in page and "/gone does not exist" in page and "Fits" not in page
+
+
+def test_faulty_files_are_deployed_only_when_that_is_ticked(
+    as_operator: Client, cluster: ClusterStatus, form_values: Form
+) -> None:
+    fault = {"level": "error", "field": "source", "message": "The folder /gone does not exist."}
+    RegisteredModel.objects.filter(name=form_values["model"]).update(problems=[fault])
+    refused = as_operator.post("/deployments/new/", form_values)
+    page = refused.content.decode()
+    assert refused.status_code == 400 and "/gone does not exist" in error_of(page, "model")
+    assert 'name="accept_faulty_files"' in page and "Deploy all the same" in page
+    accepted = as_operator.post("/deployments/new/", {**form_values, "accept_faulty_files": "on"})
+    assert accepted.status_code == 302
 
 
 # --- changing ------------------------------------------------------------------------------------------
