@@ -28,6 +28,13 @@ from console.models import Conversation, RegisteredModel
 log = logging.getLogger(__name__)
 
 USABLE = ("ready", "asleep")
+STARTING = {
+    "queued": "Queued, about to be sent to Ray",
+    "placing": "Placing: Ray looks for room in the cluster",
+    "loading": "Loading the model",
+    "warming": "Warming up",
+}
+"""What a start is doing, in words of ours: Serve's own are long and say it no better."""
 SUGGESTIONS_PATH = DEMO_FOLDER.parent / "suggestions.json"
 DEFAULTS = {"system": "", "temperature": "0.3", "top_p": "0.95", "max_tokens": "512", "seed": ""}
 
@@ -143,10 +150,17 @@ def _replies(
 
 
 def _choices(now: float) -> list[dict[str, Any]]:
-    """Every deployment, the usable ones first, each with why it cannot be used or what to expect."""
+    """Every deployment, the usable ones first, then those that start, each with why it cannot be used or what
+    to expect."""
     found = [_choice(state) for state in states.deployment_states(now)]
     return sorted(
-        found, key=lambda choice: (not choice["usable"], choice["phase"] != "ready", choice["name"])
+        found,
+        key=lambda choice: (
+            not choice["usable"],
+            choice["phase"] != "ready",
+            choice["phase"] not in STARTING,
+            choice["name"],
+        ),
     )
 
 
@@ -171,6 +185,8 @@ def _why(state: dict[str, Any]) -> str:
     if state["phase"] == "asleep":
         usual = state["ready_in_s"]
         return "The first message wakes it" + (f", about {formats.duration(usual)}." if usual else ".")
+    if state["phase"] in STARTING and not (state["phase"] == "queued" and state["reason"]):
+        return f"{STARTING[state['phase']]}. You can send as soon as it is ready."
     return state["reason"] or {"stopped": "Start it to chat."}.get(state["phase"], "Not ready yet.")
 
 
@@ -185,7 +201,10 @@ def _deployment(
     ):
         if wanted is not None and wanted in names:
             return wanted
-    return offered[0]["name"] if offered and offered[0]["usable"] else None
+    first = offered[0] if offered else None
+    # One that starts is chosen too: the page says how far it is, and Send works by itself when it is ready.
+    is_worth_waiting = first and (first["usable"] or first["phase"] in STARTING or len(offered) == 1)
+    return str(first["name"]) if first and is_worth_waiting else None
 
 
 def _suggestions(offered: list[dict[str, Any]]) -> dict[str, list[str]]:

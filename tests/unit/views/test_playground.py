@@ -100,7 +100,8 @@ def test_others_are_shown_with_their_state_and_why_they_cannot_be_used(as_viewer
     response = as_viewer.get("/playground/")
     text = text_of(response)
     assert "CUDA out of memory." in text and "Loading" in text and text.count("data-unusable") >= 2
-    assert data_of(response)["deployment"] is None
+    assert data_of(response)["deployment"] == "starting"
+    assert "Loading the model. You can send as soon as it is ready." in text
 
 
 def test_a_sleeping_deployment_can_be_chosen_and_says_that_it_wakes(as_viewer: Client) -> None:
