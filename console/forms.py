@@ -1,19 +1,22 @@
 """The deployment form: what was typed, as text people type it, and where an error belongs.
 
-The rules are those of serving/spec.py and of the actions; here only text becomes numbers. Field names are the
-specification's own, so that an action's refusal finds its field.
+The rules are those of serving/spec.py and of the actions; here text becomes numbers, and the actions' checks
+are asked at once for everything that could be read, so that one answer names all that is wrong. Field names
+are the specification's own, so that an action's refusal finds its field.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 from django import forms
 
 from console.accelerators import catalogue_entries
+from console.actions.deployments import check_files, checked_name, make_capacity, make_engine, name_taken
 from console.differences import shown
 from console.models import Deployment, RegisteredModel
 from console.three_way import Met, OpenedWith
@@ -214,6 +217,40 @@ class DeploymentForm(forms.Form):
             if field.help_text:
                 field.widget.attrs["aria-describedby"] = f"id_{name}_helptext"
 
+    def clean(self) -> dict[str, Any]:
+        """What the actions would refuse, field by field, beside what could not be read."""
+        model = RegisteredModel.objects.filter(name=self.cleaned_data.get("model") or "").first()
+        if model is not None:
+            self._check_engine(model)
+        # Rules over several fields say nothing true while one of them is missing.
+        if not {"min_replicas", "max_replicas", "idle_before_zero_s"} & set(self.errors):
+            self._report(make_capacity, self._readable(CAPACITY_FIELDS))
+        self._check_name()
+        return self.cleaned_data
+
+    def _check_engine(self, model: RegisteredModel) -> None:
+        self._report(lambda values: make_engine(model, values), self._readable(ENGINE_FIELDS))
+        if not self.cleaned_data.get("accept_faulty_files"):
+            self._report(lambda _: check_files(model), {})
+
+    def _check_name(self) -> None:
+        name = self.cleaned_data.get("name")
+        if name is None:
+            return
+        self._report(lambda _: checked_name(name), {})
+        # Alone it is the action's to say: the same form sent twice is no mistake.
+        if self.errors and Deployment.objects.filter(name=name.strip()).exists():
+            self.refuse(name_taken(name.strip()))
+
+    def _report(self, make: Callable[[dict[str, Any]], object], values: dict[str, Any]) -> None:
+        for error in _refusals(make, values):
+            self.refuse(error)
+
+    def _readable(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The values that could be read; a missing number takes its default, as where no field is given."""
+        values = {name: self.cleaned_data[name] for name in names if name in self.cleaned_data}
+        return {name: value for name, value in values.items() if value is not None}
+
     def engine(self) -> dict[str, Any]:
         """The engine's part for the actions."""
         return {name: self.cleaned_data[name] for name in ENGINE_FIELDS}
@@ -244,6 +281,11 @@ class EditDeploymentForm(OpenedWith, DeploymentForm):
         price.required = True
         price.help_text = "US dollars per accelerator (or CPU rank) and hour, from now on; history stays."
 
+    def _check_engine(self, model: RegisteredModel) -> None:
+        # What runs already is not asked again: a change of its price must be possible all the same.
+        if self.changed_fields() & {"model", *ENGINE_FIELDS}:
+            super()._check_engine(model)
+
     def edit(self) -> dict[str, Any]:
         """Arguments for the action: the version it was opened at, and what this person changed."""
         changed = self.changed_fields()
@@ -266,6 +308,21 @@ class EditDeploymentForm(OpenedWith, DeploymentForm):
             return Met()
         texts = {name: "" if value is None else str(value) for name, value in form_values(theirs).items()}
         return self.rebase(conflict, theirs, {**texts, "model": str(theirs["model"])}, shown)
+
+
+def _refusals(make: Callable[[dict[str, Any]], object], values: dict[str, Any]) -> Iterator[RaydeckError]:
+    """All that `make` refuses in the values, found by leaving out each field that it names."""
+    while True:
+        try:
+            make(values)
+        except RaydeckError as error:
+            yield error
+            field = (error.field or "").split(".", 1)[0]
+            if field not in values:
+                return
+            values = {name: value for name, value in values.items() if name != field}
+        else:
+            return
 
 
 def initial_of(deployment: Deployment) -> dict[str, Any]:

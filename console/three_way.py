@@ -50,13 +50,15 @@ class OpenedWith(forms.Form):
         return [self[name].as_hidden(only_initial=True) for name in self._compared()]
 
     def changed_fields(self) -> set[str]:
-        """The fields that this person changed; all of them where the form does not say what it was opened
-        with. The form must be valid."""
-        opened = self._opened()
+        """The fields that this person changed, unreadable ones included; all of them where the form does not
+        say what it was opened with. For a form that was checked."""
+        opened, given = self._opened(), self.cleaned_data
         return {
             name
             for name in self._compared()
-            if name not in opened or not is_same(opened[name] or None, self.cleaned_data[name] or None)
+            if name not in opened
+            or name not in given
+            or not is_same(opened[name] or None, given[name] or None)
         }
 
     def rebase(self, conflict: Conflict, theirs: dict[str, Any], texts: dict[str, str], shown: Shown) -> Met:

@@ -54,14 +54,14 @@ def create_deployment(
 ) -> Deployment:
     """Create a deployment with revision 1. Refused with the arithmetic when the cluster cannot hold it, and
     with the registry's reason when it found the model's files faulty and that is not accepted."""
-    name = _checked_name(name)
+    name = checked_name(name)
     registered = _model(model)
     if not accept_faulty_files:
         check_files(registered)
     engine_spec = make_engine(registered, engine)
     capacity_spec = make_capacity(with_catalogue_price(capacity, engine_spec))
     if Deployment.objects.filter(name=name).exists():
-        raise _name_taken(name)
+        raise name_taken(name)
     plan = checked_plan(engine_spec, registered, capacity_spec)
     check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, facts=registered.facts)
     now = time.time()
@@ -86,7 +86,7 @@ def create_deployment(
                 after={"engine": _engine_json(engine_spec), "capacity": _capacity_json(capacity_spec)},
             )
     except IntegrityError:
-        raise _name_taken(name) from None
+        raise name_taken(name) from None
     return deployment
 
 
@@ -388,7 +388,8 @@ def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, messa
     return deployment
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name without blanks around it; raises InvalidSpec where it cannot be a deployment's."""
     name = name.strip()
     if not re.match(NAME_PATTERN, name):
         raise InvalidSpec(f"Use {NAME_HELP}.", field="name")
@@ -404,7 +405,8 @@ def _model(name: str) -> RegisteredModel:
     return model
 
 
-def _name_taken(name: str) -> InvalidSpec:
+def name_taken(name: str) -> InvalidSpec:
+    """What is said of a name that another deployment has."""
     return InvalidSpec(f"There already is a deployment called {name}; choose another name.", field="name")
 
 

@@ -100,6 +100,30 @@ def test_bad_input_names_its_field_and_keeps_what_was_typed(
     assert not Deployment.objects.exists()
 
 
+def test_one_answer_names_everything_that_is_wrong(
+    as_operator: Client, cluster: ClusterStatus, form_values: Form, deploy: Deploy
+) -> None:
+    wrong = {
+        "name": "Bad Name",
+        "tensor_parallel_size": "3",
+        "max_model_len": "4096",
+        "kv_cache_memory_bytes": "a lot",
+        "engine_kwargs": '{"enable_prefix_cache": true}',
+        "min_replicas": "3",
+        "max_replicas": "1",
+        "price_per_accelerator_hour_usd": "-1",
+    }
+    response = as_operator.post("/deployments/new/", {**form_values, **wrong})
+    page = response.content.decode()
+    assert response.status_code == 400
+    for field in wrong.keys() - {"max_replicas"}:
+        assert error_of(page, field), field
+    assert "must not exceed" in error_of(page, "min_replicas")
+    deploy("taken")
+    taken = as_operator.post("/deployments/new/", {**form_values, "name": "taken", "max_model_len": "4096"})
+    assert "already" in error_of(taken.content.decode(), "name")
+
+
 def test_what_cannot_be_placed_is_refused_with_the_arithmetic(
     as_operator: Client, cluster: ClusterStatus, form_values: Form
 ) -> None:
