@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from console import actions, model_facts, states
 from console.auth import require, role_allows
-from console.fit_chips import chips, shelf
+from console.fit_chips import chips, context_of, shelf
 from console.model_forms import EditForm, RegisterForm
 from console.models import RegisteredModel
 from serving.errors import Conflict, InUse, RaydeckError
@@ -144,6 +144,7 @@ def _detail(
         "facts": model_facts.fact_rows(model.facts),
         "level": model_facts.worst_level(model.problems),
         "chips": chips(model, shelf()),
+        "chips_context": context_of(model),
         "used_by": used_by,
         "refusal": refusal,
         "typed_error": typed_error,

@@ -246,6 +246,11 @@ def test_names_that_no_database_takes_are_not_found(as_viewer: Caller) -> None:
         assert as_viewer.get(f"deployments/{name}").status_code in (400, 404)
 
 
+def test_an_empty_body_is_told_what_to_send(as_operator: Caller) -> None:
+    error = error_of(as_operator.post("deployments"), 400)
+    assert (error["field"], error["message"]) == (None, "Send a JSON object.")
+
+
 def test_faulty_files_are_refused_with_the_reason_unless_accepted(
     as_operator: Caller, cluster: ClusterStatus, model: RegisteredModel
 ) -> None:

@@ -212,6 +212,12 @@ def test_the_second_of_two_editors_is_told_and_nothing_is_lost(as_operator: Clie
     assert model.note == "second", "saving again, having seen both, goes through"
 
 
+def test_chips_name_the_context_that_they_answer_for(as_operator: Client) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
+    make_model("short", facts={}, config=config)
+    assert "2k context, predicted" in text_of(as_operator.get("/models/short/"))
+
+
 def test_files_are_read_again(as_operator: Client, tmp_path: Path) -> None:
     model = make_model(source=str(tmp_path), facts={}, inspected_at=None)
     assert as_operator.post("/models/llama/inspect/").status_code == 302
