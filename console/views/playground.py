@@ -16,7 +16,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.shortcuts import redirect, render
-from django.urls import path
+from django.urls import path, reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from console import conversations, formats, states
@@ -59,11 +59,21 @@ def conversation(request: HttpRequest, conversation_id: int) -> HttpResponse:
 @require("viewer")
 @require_POST
 def conversation_delete(request: HttpRequest, conversation_id: int) -> HttpResponse:
-    """Delete a chat of one's own with all it holds."""
+    """Delete a chat of one's own with all it holds; the page it leads to offers to take that back."""
     if not conversations.delete(user=request.user, conversation_id=conversation_id):  # type: ignore[arg-type]
         raise Http404("There is no such conversation.")
-    messages.success(request, "The conversation is deleted.")
+    undo = reverse("conversation-restore", args=[conversation_id])
+    messages.success(request, "The conversation is deleted.", extra_tags=undo)
     return redirect("playground")
+
+
+@require("viewer")
+@require_POST
+def conversation_restore(request: HttpRequest, conversation_id: int) -> HttpResponse:
+    """Take the deletion of a chat of one's own back."""
+    if not conversations.restore(user=request.user, conversation_id=conversation_id):  # type: ignore[arg-type]
+        raise Http404("There is no such conversation any more.")
+    return redirect("conversation", conversation_id=conversation_id)
 
 
 @require("viewer")
@@ -232,4 +242,5 @@ urlpatterns = [
     path("playground/requests/<str:request_id>/", request_figures, name="playground-request"),
     path("playground/<int:conversation_id>/", conversation, name="conversation"),
     path("playground/<int:conversation_id>/delete/", conversation_delete, name="conversation-delete"),
+    path("playground/<int:conversation_id>/restore/", conversation_restore, name="conversation-restore"),
 ]

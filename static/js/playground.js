@@ -435,15 +435,6 @@ document.getElementById('view-code').addEventListener('click', () => {
   document.getElementById('code-dialog').showModal();
 });
 
-document.getElementById('chats').addEventListener('click', (event) => {
-  const button = event.target.closest('[data-delete-chat]');
-  if (!button) return;
-  const dialog = document.getElementById('delete-dialog');
-  dialog.querySelector('form').action = button.dataset.deleteChat;
-  dialog.querySelector('[data-title]').textContent = button.dataset.title;
-  dialog.showModal();
-});
-
 document.getElementById('keep-history')?.addEventListener('submit', async (event) => {
   event.preventDefault();
   const form = event.target;
