@@ -14,7 +14,14 @@ from console.models import Role, User
 PUBLIC = {"login", "healthz", "readyz"}
 OWN_CHECK = {"logout"}
 """Answers a POST of anybody by ending the session that came with it."""
-VIEWER_POSTS = {"profile", "playground-history", "conversation-delete", "tokens", "token-revoke"}
+VIEWER_POSTS = {
+    "profile",
+    "playground-history",
+    "conversation-delete",
+    "conversation-restore",
+    "tokens",
+    "token-revoke",
+}
 """Settings, conversations and tokens of one's own."""
 READ_BY_MORE = {"keys"}
 """Pages that a role may read and a higher one may post to; they check the latter themselves."""
