@@ -12,8 +12,10 @@ from console import formats
 from console.accelerator_entry import CatalogueEntry
 from console.accelerator_figures import capability_text, shipped_accelerator
 from console.actions.accelerator_values import checked_price
+from console.differences import shown
 from console.forms import SizeField, parse_size, size_text
 from console.models import Supply
+from console.three_way import Met, OpenedWith
 from serving.accelerators import NAME_HELP
 from serving.errors import Conflict, InvalidSpec, RaydeckError
 
@@ -97,9 +99,10 @@ class AddForm(SpecificationForm):
         self.fields["usable_bytes"].required = True
 
 
-class EditForm(SpecificationForm):
+class EditForm(OpenedWith, SpecificationForm):
     """A type as it was when the form was opened; `expected_version` settles races between two people."""
 
+    compared = tuple(name for name in SpecificationForm.field_order if name != "name")
     expected_version = forms.IntegerField(widget=forms.HiddenInput, min_value=1, max_value=2**31 - 1)
 
     def __init__(self, *args: Any, entry: CatalogueEntry, **kwargs: Any) -> None:
@@ -133,20 +136,25 @@ class EditForm(SpecificationForm):
             initial["usable_bytes"] = memory_text(row.usable_bytes)
         return cls(entry=entry, initial=initial)
 
-    def meet(self, conflict: Conflict) -> list[tuple[str, str]]:
-        """Say that somebody was faster and take their version as the base: saving again is then a decision.
-        Returns what is stored now as (label, value)."""
-        self.refuse(conflict)
-        typed = {name: self.data[name] for name in self.data}
-        self.data = {**typed, "expected_version": str(conflict.current.get("version", ""))}
-        stored = conflict.current.get("values")
-        if not isinstance(stored, dict):
-            return []
-        return [
-            (str(self.fields[name].label), "" if value is None else str(value))
-            for name, value in stored.items()
-            if name in self.fields
-        ]
+    def edit(self) -> dict[str, Any]:
+        """Arguments for the action: the version it was opened at, and what this person changed."""
+        changed = self.changed_fields()
+        kept = {name: value for name, value in self.cleaned_data.items() if name in changed}
+        return {**kept, "expected_version": self.cleaned_data["expected_version"]}
+
+    def meet(self, conflict: Conflict) -> Met:
+        """Both edits side by side; sent again, the form is measured against what is stored now."""
+        theirs = conflict.current.get("values")
+        if not isinstance(theirs, dict):
+            self.refuse(conflict)
+            return Met()
+        texts = {name: "" if value is None else str(value) for name, value in theirs.items()}
+        texts["usable_bytes"] = memory_text(theirs["usable_bytes"])
+        return self.rebase(conflict, theirs, texts, _shown)
+
+
+def _shown(name: str, value: Any) -> str:
+    return memory_text(value) or formats.MISSING if name == "usable_bytes" else shown(name, value)
 
 
 class PriceForm(forms.Form):

@@ -149,13 +149,23 @@ class ChatConsumer(AsyncWebsocketConsumer):
         await self._finish(reply, conversation_id=conversation.pk if conversation else None, price=price)
 
     async def _read(self, reply: Reply, username: str) -> None:
+        """Read the whole reply. Only the engine knows how many tokens a prompt has; where the context cannot
+        hold it and all the output that was allowed, the reply may take what is left."""
+        body = reply.request.body()
+        await self._read_once(reply, username, body)
+        too_much = reply.error is not None and reply.error.code == "context_overflow"
+        if too_much and body.pop("max_tokens", None) is not None:
+            reply.error = None
+            await self._read_once(reply, username, body)
+
+    async def _read_once(self, reply: Reply, username: str, body: dict[str, Any]) -> None:
         assert self.client is not None
         pieces = chat_gateway.stream_chat(
             client=self.client,
             base_url=settings.GATEWAY_URL.rstrip("/"),
             key=keys.internal_key(pepper=secrets.key_pepper(), purpose="playground"),
             user=username,
-            body=reply.request.body(),
+            body=body,
         )
         try:
             async with contextlib.aclosing(pieces):

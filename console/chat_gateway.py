@@ -19,6 +19,7 @@ TIMEOUT = httpx.Timeout(connect=5.0, read=660.0, write=30.0, pool=5.0)
 """Reading waits longer than Serve itself holds a request (600 s, a sleeping model may need most of it to
 wake); the person watching can stop at any time."""
 
+CONTEXT_LENGTH = re.compile(r"maximum context length is (\d+) tokens", re.I)
 CONTEXT_OVERFLOW = re.compile(
     r"maximum context length|context[_ ]length[_ ]exceeded|longer than the maximum", re.I
 )
@@ -164,12 +165,20 @@ async def _refusal(response: httpx.Response) -> ChatError:
     except (httpx.TransportError, ValueError):
         body = {}
     message = _message_of(body.get("error") if isinstance(body, dict) else None)
+    code = _code_of(status=response.status_code, message=message)
     return ChatError(
-        code=_code_of(status=response.status_code, message=message),
-        message=message or f"The gateway answered HTTP {response.status_code} without a reason.",
+        code=code,
+        message=(_context_words(message) if code == "context_overflow" else message)
+        or f"The gateway answered HTTP {response.status_code} without a reason.",
         status=response.status_code,
         retry_after_s=_seconds(response.headers.get("retry-after")),
     )
+
+
+def _context_words(message: str) -> str:
+    """The engine's own words speak of fields that nobody here has filled in."""
+    length = CONTEXT_LENGTH.search(message)
+    return f"This chat is longer than the context of {int(length[1]):,} tokens." if length else message
 
 
 def _message_of(error: Any) -> str:

@@ -58,9 +58,9 @@ def stats_of(
 ) -> dict[str, Any]:
     """The figures under a reply, as stored and sent: seconds, tokens, and USD as text.
 
-    Without the engine's count (a stopped or broken reply) the pieces are counted, which is close and never
-    too many; `tokens_counted` says that it was done, and `with_engine` corrects it. TPOT is
-    (last − first) / (tokens − 1).
+    Without the engine's count (a stopped or broken reply) the pieces are counted, which is close;
+    `tokens_counted` says that it was done, and `with_engine` corrects it. TPOT is
+    (last − first) / (tokens − 1). A reply without a token costs nothing: a refused one held no replica.
     """
     counted = completion_tokens is None
     tokens = clock.pieces if completion_tokens is None else completion_tokens
@@ -73,7 +73,7 @@ def stats_of(
         "completion_tokens": tokens,
         "tokens_counted": counted,
         "tokens_per_s": round(tokens / total_s, 3) if tokens and total_s > 0 else None,
-        "cost_usd": str(price.cost_usd(total_s)) if price else None,
+        "cost_usd": str(price.cost_usd(total_s)) if price and tokens else None,
         "accelerators": price.accelerators if price else None,
         "price_per_accelerator_hour_usd": str(price.per_accelerator_hour_usd) if price else None,
     }
@@ -96,8 +96,12 @@ def with_engine(stats: dict[str, Any], engine: dict[str, Any] | None) -> dict[st
 
 
 def _recounted(stats: dict[str, Any], tokens: int) -> dict[str, Any]:
-    """A piece may hold several tokens (letters outside ASCII): with the true count, the rates change too."""
+    """A piece may hold several tokens (letters outside ASCII): with the true count, the rates change too.
+
+    A stopped request's record may lack the last piece, which was on its way; what was seen is not taken back.
+    """
     counted, tpot_s, e2e_s = stats.get("completion_tokens") or 0, stats.get("tpot_s"), stats.get("e2e_s")
+    tokens = max(tokens, counted)
     rates: dict[str, Any] = {"completion_tokens": tokens, "tokens_counted": False}
     if tpot_s is not None and tokens > 1:
         rates["tpot_s"] = round(tpot_s * (counted - 1) / (tokens - 1), 6)

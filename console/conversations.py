@@ -42,12 +42,12 @@ def set_keep_history(*, user: User, keep: bool) -> None:
 
 def recent(user: User) -> QuerySet[Conversation]:
     """The user's conversations, latest first."""
-    return Conversation.objects.filter(user=user).order_by("-updated_at")[:LISTED]
+    return Conversation.objects.filter(user=user, deleted_at=None).order_by("-updated_at")[:LISTED]
 
 
 def find(*, user: User, conversation_id: int) -> Conversation | None:
     """The user's conversation with this number, or None: other people's do not exist for them."""
-    return Conversation.objects.filter(user=user, pk=conversation_id).first()
+    return Conversation.objects.filter(user=user, pk=conversation_id, deleted_at=None).first()
 
 
 def exchanges(conversation: Conversation) -> list[Exchange]:
@@ -62,9 +62,22 @@ def exchanges(conversation: Conversation) -> list[Exchange]:
 
 
 def delete(*, user: User, conversation_id: int) -> bool:
-    """Delete the conversation with all it holds; False when the user has none of that number."""
-    deleted, _ = Conversation.objects.filter(user=user, pk=conversation_id).delete()
-    return deleted > 0
+    """Delete the conversation with all it holds; False when the user has none of that number.
+
+    `restore` brings it back within Conversation.UNDO_FOR; the hourly retention drops it for good, and so does
+    the user's next deletion after that time.
+    """
+    now = timezone.now()
+    Conversation.objects.filter(user=user, deleted_at__lt=now - Conversation.UNDO_FOR).delete()
+    found = Conversation.objects.filter(user=user, pk=conversation_id, deleted_at=None)
+    return found.update(deleted_at=now) == 1
+
+
+def restore(*, user: User, conversation_id: int) -> bool:
+    """Take a deletion back; False when the user has no such conversation, or not any more."""
+    since = timezone.now() - Conversation.UNDO_FOR
+    found = Conversation.objects.filter(user=user, pk=conversation_id, deleted_at__gte=since)
+    return found.update(deleted_at=None) == 1
 
 
 @transaction.atomic
@@ -92,7 +105,7 @@ def begin_turn(*, user: User, request: ChatRequest) -> Conversation | None:
 @transaction.atomic
 def add_reply(*, conversation_id: int, content: str, state: str, stats: dict[str, Any]) -> ChatMessage | None:
     """Store an answer, whole or partial; None when the conversation was deleted in the meantime."""
-    found = Conversation.objects.filter(pk=conversation_id).update(updated_at=timezone.now())
+    found = Conversation.objects.filter(pk=conversation_id, deleted_at=None).update(updated_at=timezone.now())
     if not found:
         return None
     return ChatMessage.objects.create(

@@ -63,6 +63,7 @@ class Plan:
     capacity_changes: list[Difference] = field(default_factory=list)
     is_edit: bool = False
     update: UpdateNeeds | None = None
+    accepts_faulty_files: bool = False
 
     @property
     def memory(self) -> Memory | None:
@@ -76,11 +77,13 @@ class Plan:
         if memory is None:
             return []
         weights = max(stage.weight_bytes for stage in memory.stages)
+        # Where nothing is captured, as on CPU, no word of it is said.
+        runtime = "Runtime, CUDA graphs, at most" if memory.cuda_graphs.high else "Runtime, at most"
         parts = [
             ("w", "Weights", weights),
             ("k", "KV cache", memory.kv_cache_bytes),
             ("a", "Activations, at most", memory.activation.high),
-            ("o", "Runtime, CUDA graphs, at most", memory.runtime.high + memory.cuda_graphs.high),
+            ("o", runtime, memory.runtime.high + memory.cuda_graphs.high),
         ]
         used = sum(size for _, _, size in parts)
         whole = max(used, memory.usable_bytes or 0) or 1
@@ -140,6 +143,7 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         parameters=facts.get("parameters"),
         kv_bytes_per_token=facts.get("kv_bytes_per_token"),
         load=load_of(values),
+        accepts_faulty_files=bool(values.get("accept_faulty_files")),
     )
     try:
         plan.engine = make_engine(registered, _given(values, EngineSpec))

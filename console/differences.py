@@ -81,7 +81,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Differenc
             field, LABELS.get(field, field), shown(field, before.get(field)), shown(field, after.get(field))
         )
         for field in fields
-        if not _same(before.get(field), after.get(field))
+        if not is_same(before.get(field), after.get(field))
     ]
 
 
@@ -125,7 +125,8 @@ def words(before: dict[str, Any], after: dict[str, Any]) -> str:
     return ", ".join(f"{d.label} {d.before} → {d.after}" for d in differences(before, after))
 
 
-def _same(one: Any, other: Any) -> bool:
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two values say the same; a number and its text do."""
     if one == other or (one in NOTHING and other in NOTHING):
         return True
     if isinstance(one, (int, float, Decimal, str)) and isinstance(other, (int, float, Decimal, str)):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import QuerySet
+
 from console import live
 from console.models import Deployment, Event, User
 
@@ -21,6 +23,16 @@ class Actor:
 
 
 SYSTEM = Actor(None, "system")
+
+
+def last_writer(events: "QuerySet[Event]") -> str:
+    """Who made the newest of a subject's changes; empty where only the system wrote of it.
+
+    What the workers observe is written into the same timeline, seconds after every change: a phase that was
+    reached is no edit, and nobody's.
+    """
+    newest = events.exclude(source=SYSTEM.source).order_by("-id").values_list("actor", flat=True).first()
+    return newest or ""
 
 
 def record(

@@ -65,6 +65,12 @@ def shelf() -> Shelf:
     return Shelf(accelerators, tuple(view_of(one.name, now) for one in accelerators))
 
 
+def context_of(model: RegisteredModel) -> int:
+    """The context that a model's chips answer for."""
+    known = read_config(model.config).max_context_tokens if model.config is not None else None
+    return min(CONTEXT_TOKENS, known or CONTEXT_TOKENS)
+
+
 def chips(model: RegisteredModel, on: Shelf) -> list[Chip]:
     """Chips of one model, what is free first; empty when its files were not kept (a list reads no disk)."""
     if model.config is None:

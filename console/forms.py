@@ -1,22 +1,27 @@
 """The deployment form: what was typed, as text people type it, and where an error belongs.
 
-The rules are those of serving/spec.py and of the actions; here only text becomes numbers. Field names are the
-specification's own, so that an action's refusal finds its field.
+The rules are those of serving/spec.py and of the actions; here text becomes numbers, and the actions' checks
+are asked at once for everything that could be read, so that one answer names all that is wrong. Field names
+are the specification's own, so that an action's refusal finds its field.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any
 
 from django import forms
 
 from console.accelerators import catalogue_entries
+from console.actions.deployments import check_files, checked_name, make_capacity, make_engine, name_taken
+from console.differences import shown
 from console.limit_forms import LIMIT_FIELDS, LimitFields, limit_values
 from console.models import Deployment, RegisteredModel
-from serving.errors import RaydeckError
+from console.three_way import Met, OpenedWith
+from serving.errors import Conflict, RaydeckError
 from serving.spec import DTYPES, NAME_HELP
 
 ENGINE_FIELDS = (
@@ -218,6 +223,7 @@ class DeploymentForm(LimitFields):
         "API price, input", "Of an API you could buy instead; only to compare with. Empty: no comparison."
     )
     api_output_usd_per_million_tokens = _api_price("API price, output", "US dollars per 1M output tokens.")
+    accept_faulty_files = forms.BooleanField(required=False, label="Deploy all the same")
     load_concurrency = _whole(
         "Requests in flight", "What the plan predicts times and prices for; it changes nothing that runs.",
         minimum=1, maximum=100_000, initial=8, required=False,
@@ -245,6 +251,40 @@ class DeploymentForm(LimitFields):
             if field.help_text:
                 field.widget.attrs["aria-describedby"] = f"id_{name}_helptext"
 
+    def clean(self) -> dict[str, Any]:
+        """What the actions would refuse, field by field, beside what could not be read."""
+        model = RegisteredModel.objects.filter(name=self.cleaned_data.get("model") or "").first()
+        if model is not None:
+            self._check_engine(model)
+        # Rules over several fields say nothing true while one of them is missing.
+        if not {"min_replicas", "max_replicas", "idle_before_zero_s"} & set(self.errors):
+            self._report(make_capacity, self._readable(CAPACITY_FIELDS))
+        self._check_name()
+        return self.cleaned_data
+
+    def _check_engine(self, model: RegisteredModel) -> None:
+        self._report(lambda values: make_engine(model, values), self._readable(ENGINE_FIELDS))
+        if not self.cleaned_data.get("accept_faulty_files"):
+            self._report(lambda _: check_files(model), {})
+
+    def _check_name(self) -> None:
+        name = self.cleaned_data.get("name")
+        if name is None:
+            return
+        self._report(lambda _: checked_name(name), {})
+        # Alone it is the action's to say: the same form sent twice is no mistake.
+        if self.errors and Deployment.objects.filter(name=name.strip()).exists():
+            self.refuse(name_taken(name.strip()))
+
+    def _report(self, make: Callable[[dict[str, Any]], object], values: dict[str, Any]) -> None:
+        for error in _refusals(make, values):
+            self.refuse(error)
+
+    def _readable(self, names: tuple[str, ...]) -> dict[str, Any]:
+        """The values that could be read; a missing number takes its default, as where no field is given."""
+        values = {name: self.cleaned_data[name] for name in names if name in self.cleaned_data}
+        return {name: value for name, value in values.items() if value is not None}
+
     def engine(self) -> dict[str, Any]:
         """The engine's part for the actions."""
         return {name: self.cleaned_data[name] for name in ENGINE_FIELDS}
@@ -262,9 +302,10 @@ class DeploymentForm(LimitFields):
         self.add_error(field if field in self.fields else None, error.message)
 
 
-class EditDeploymentForm(DeploymentForm):
-    """The same for an existing deployment; `expected_version` settles races between two people."""
+class EditDeploymentForm(OpenedWith, DeploymentForm):
+    """The same for an existing deployment; only what was changed in it goes to the actions."""
 
+    compared = ("model", *ENGINE_FIELDS, *CAPACITY_FIELDS, *LIMIT_FIELDS)
     name = None  # type: ignore[assignment]  # a deployment's name never changes
     expected_version = forms.IntegerField(widget=forms.HiddenInput)
 
@@ -279,6 +320,41 @@ class EditDeploymentForm(DeploymentForm):
         """The capacity's part for the actions; None is a price left empty, which is the catalogue's then."""
         return {name: self.cleaned_data[name] for name in CAPACITY_FIELDS}
 
+    def _check_engine(self, model: RegisteredModel) -> None:
+        # What runs already is not asked again: a change of its price must be possible all the same.
+        if self.changed_fields() & {"model", *ENGINE_FIELDS}:
+            super()._check_engine(model)
+
+    def edit(self) -> dict[str, Any]:
+        """Arguments for the action: the version it was opened at, and what this person changed."""
+        changed = self.changed_fields()
+        engine = {name: value for name, value in self.engine().items() if name in changed}
+        capacity = {name: value for name, value in self.capacity().items() if name in changed}
+        limits = {name: value for name, value in self.limits().items() if name in changed}
+        return {
+            "expected_version": self.cleaned_data["expected_version"],
+            "model": self.cleaned_data["model"] if "model" in changed else None,
+            "engine": engine or None,
+            "capacity": capacity or None,
+            "limits": limits or None,
+            "note": self.cleaned_data["note"],
+            "accept_faulty_files": self.cleaned_data["accept_faulty_files"],
+        }
+
+    def meet(self, conflict: Conflict) -> Met:
+        """Both edits side by side; sent again, the form is measured against what is stored now."""
+        theirs = conflict.current.get("values")
+        if not isinstance(theirs, dict):
+            self.refuse(conflict)
+            return Met()
+        theirs = {**theirs, "load_adapters": bool(theirs.get("adapters"))}
+        if theirs.get("kv_cache_is_automatic"):
+            theirs["kv_cache_memory_bytes"] = None  # nobody gave it, as the form shows
+        limits = limit_values(theirs)
+        given = {**form_values(theirs), **{name: limits[name] for name in LIMIT_FIELDS}}
+        texts = {name: "" if value is None else str(value) for name, value in given.items()}
+        return self.rebase(conflict, theirs, {**texts, "model": str(theirs["model"])}, shown)
+
 
 def without_stale_price(
     given: dict[str, Any], deployment: Deployment, accelerator_type: str | None
@@ -290,6 +366,21 @@ def without_stale_price(
     if is_same and (accelerator_type or None) != engine.get("accelerator_type"):
         return {name: value for name, value in given.items() if name != "price_per_accelerator_hour_usd"}
     return given
+
+
+def _refusals(make: Callable[[dict[str, Any]], object], values: dict[str, Any]) -> Iterator[RaydeckError]:
+    """All that `make` refuses in the values, found by leaving out each field that it names."""
+    while True:
+        try:
+            make(values)
+        except RaydeckError as error:
+            yield error
+            field = (error.field or "").split(".", 1)[0]
+            if field not in values:
+                return
+            values = {name: value for name, value in values.items() if name != field}
+        else:
+            return
 
 
 def initial_of(deployment: Deployment) -> dict[str, Any]:

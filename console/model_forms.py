@@ -6,8 +6,10 @@ from typing import Any
 
 from django import forms
 
+from console.differences import shown
 from console.forms import JsonObjectField
 from console.models import RegisteredModel, SourceKind
+from console.three_way import Met, OpenedWith
 from serving.errors import Conflict, RaydeckError
 
 SOURCE_HELP = (
@@ -90,10 +92,16 @@ class RegisterForm(ModelForm):
     field_order = ("name", "source_kind", "source", "hub_revision", "hub_token", "config", "note")
 
 
-class EditForm(ModelForm):
+class EditForm(OpenedWith, ModelForm):
     """A model as it was when the form was opened; `expected_version` settles races between two people."""
 
+    compared = ("source_kind", "source", "hub_revision", "note")
     expected_version = forms.IntegerField(widget=forms.HiddenInput)
+
+    def values(self) -> dict[str, Any]:
+        """Arguments for the action: what this person changed, and a token or config where one was typed."""
+        unchanged = set(self.compared) - self.changed_fields()
+        return {name: value for name, value in super().values().items() if name not in unchanged}
 
     @classmethod
     def of(cls, model: RegisteredModel) -> EditForm:
@@ -109,13 +117,10 @@ class EditForm(ModelForm):
             has_stored_token=model.has_hub_token,
         )
 
-    def meet(self, conflict: Conflict) -> list[tuple[str, str]]:
-        """Say that somebody was faster and take their version as the base: saving again is then a decision.
-        Returns what is stored now as (label, value)."""
-        self.refuse(conflict)
-        typed = {name: self.data[name] for name in self.data}
-        self.data = {**typed, "expected_version": str(conflict.current.get("version", ""))}
-        stored = conflict.current.get("values")
-        if not isinstance(stored, dict):
-            return []
-        return [(str(self.fields[name].label), str(value)) for name, value in stored.items()]
+    def meet(self, conflict: Conflict) -> Met:
+        """Both edits side by side; sent again, the form is measured against what is stored now."""
+        theirs = conflict.current.get("values")
+        if not isinstance(theirs, dict):
+            self.refuse(conflict)
+            return Met()
+        return self.rebase(conflict, theirs, {name: str(value) for name, value in theirs.items()}, shown)

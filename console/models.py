@@ -8,8 +8,9 @@ compared with engine clocks are float seconds since the epoch.
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib.auth.models import AbstractUser
 from django.core.validators import MinValueValidator
@@ -827,7 +828,9 @@ class WebhookDelivery(models.Model):
 
 
 class Conversation(models.Model):
-    """A chat that its user chose to keep; seen by nobody else."""
+    """A chat that its user chose to keep, seen by nobody else. A deletion can be taken back for a while."""
+
+    UNDO_FOR: ClassVar[timedelta] = timedelta(minutes=10)
 
     user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="conversations")
     title = models.CharField(max_length=120)
@@ -835,6 +838,9 @@ class Conversation(models.Model):
     settings = models.JSONField(default=dict)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True, db_index=True)
+    deleted_at = models.DateTimeField(
+        null=True, blank=True, help_text="shown to nobody from then on, gone for good after UNDO_FOR"
+    )
 
     class Meta:
         ordering = ["-updated_at"]

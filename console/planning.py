@@ -169,7 +169,9 @@ def check_plan(plan: Plan | None, engine: EngineSpec) -> None:
     if plan.verdict == "does_not_fit":
         advice = f" {plan.lever}" if plan.lever else ""
         raise NotPlaceable(
-            f"{plan.reasons[0]}{advice}", arithmetic=list(plan.arithmetic), field=_too_large(plan, engine)
+            f"{plan.reasons[0]}{advice}",
+            arithmetic=list(plan.arithmetic),
+            field=plan.refused_field or _too_large(plan, engine),
         )
 
 

@@ -1,9 +1,13 @@
-"""What the pinned vLLM release can load, from a list shipped in data/. Pure; imports no engine."""
+"""What the pinned vLLM release can load and takes, from lists shipped in data/. Pure; imports no engine."""
 
 import json
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
+
+from serving.spec import why_forbidden
 
 
 @lru_cache(maxsize=1)
@@ -17,6 +21,30 @@ def generating_architectures() -> frozenset[str]:
     """Architectures that make text and can be served by themselves."""
     support = engine_support()
     return frozenset(support["text_generation"]) | frozenset(support["multimodal"])
+
+
+@lru_cache(maxsize=1)
+def engine_argument_names() -> frozenset[str]:
+    """The names that data/make_vllm_engine_arguments.py found in vLLM's own classes."""
+    names = json.loads((Path(__file__).parent / "data" / "vllm_engine_arguments.json").read_text())
+    return frozenset(names["engine"]) | frozenset(names["frontend"])
+
+
+def unknown_argument(names: Iterable[str]) -> str:
+    """What to say of the first name that is no argument of this vLLM, with the likely one; else nothing."""
+    known = engine_argument_names()
+    for name in names:
+        if name in known:
+            continue
+        version = engine_support()["vllm_version"]
+        words = f"“{name}” is no engine argument of vLLM {version}."
+        # The longest name has some forty characters: a much longer one is like none of them.
+        near = get_close_matches(name[:80], known, n=1, cutoff=0.7)
+        if not near:
+            return words
+        reason = why_forbidden(near[0], None)
+        return f"{words} Did you mean “{near[0]}”?" + (f" It cannot be set here: {reason}." if reason else "")
+    return ""
 
 
 def support_of(name: str, *, has_own_code: bool) -> tuple[Literal["error", "warn"], str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from typing import Any
 
 from console.models import Deployment, Replica, SourceKind
@@ -37,8 +38,8 @@ def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, c
         }
     printed = _engine_output(ray, app)
     found = _cause_in(printed, said)
-    if found.code == "unknown":
-        found = _what_the_folder_says(deployment) or found
+    if found.code in ("unknown", "corrupt_weights"):
+        found = _what_the_folder_says(deployment, found) or found
     cause, advice = found.cause, found.advice
     if code == "start_timeout" and found.code == "unknown":
         cause, advice = "It did not become ready in time.", "Look at the engine's log, then try again."
@@ -80,11 +81,15 @@ def _cause_in(printed: str, said: str) -> Failure:
     return root_cause("\n".join(text for text in (printed, said) if text))
 
 
-def _what_the_folder_says(deployment: Deployment) -> Failure | None:
-    """A fault that reading the model's folder shows; the engine's words for it are often no help."""
+def _what_the_folder_says(deployment: Deployment, found: Failure) -> Failure | None:
+    """A fault that reading the model's folder shows. The engine's words for it are often no help: of damaged
+    weights they do not say which file it is."""
     if deployment.model.source_kind != SourceKind.FOLDER:
         return None
     faults = [p for p in inspect_folder(deployment.model.source).problems if p["level"] == "error"]
+    if found.code == "corrupt_weights":
+        damaged = next((p["message"] for p in faults if p["field"].endswith(".safetensors")), "")
+        return replace(found, cause=f"A weight file is damaged: {damaged}") if damaged else None
     if not faults:
         return None
     return Failure(

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Max, Min
 
-from console.models import Deployment, Sample, SampleMark
+from console.models import Conversation, Deployment, Sample, SampleMark
 from console.windows import LATENCIES, complete_to
 from serving import histogram
 from serving.resolutions import RETENTION_S, coarser_of
@@ -49,7 +50,14 @@ def apply_retention(now: float | None = None) -> dict[str, int]:
     rolled = 0
     while (step := roll_up(now)) and time.monotonic() < deadline:
         rolled += step
-    return {"rolled_up": rolled, "dropped": drop_expired(now)}
+    return {"rolled_up": rolled, "dropped": drop_expired(now), "chats": drop_deleted_chats(now)}
+
+
+def drop_deleted_chats(now: float) -> int:
+    """Delete for good the conversations whose deletion can no longer be taken back; their number."""
+    until = datetime.fromtimestamp(now, UTC) - Conversation.UNDO_FOR
+    _, by_kind = Conversation.objects.filter(deleted_at__lt=until).delete()
+    return by_kind.get("console.Conversation", 0)
 
 
 def roll_up(now: float) -> int:

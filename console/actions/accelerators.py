@@ -173,10 +173,12 @@ def _conflict(name: str) -> Conflict:
     now = catalogue_entry(name)
     if now is None:
         return Conflict("Somebody removed this accelerator in the meantime.", current={})
+    writer = now.row.updated_by.username if now.row and now.row.updated_by else ""
     return Conflict(
-        "Somebody else changed this accelerator while you were editing; nothing of yours was saved.",
+        f"{writer or 'Somebody'} changed {now.name} while you were editing; nothing of yours was saved.",
         current={
             "version": now.version,
+            "changed_by": writer,
             "changed_at": now.row.updated_at.isoformat() if now.row else None,
             "values": _values(now.row or CatalogueAccelerator(name=now.name)),
         },

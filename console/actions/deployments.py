@@ -16,7 +16,7 @@ from console.accelerators import day_of, price_of
 from console.actions.adapters import adapters_to_load
 from console.aliases import check_behind_no_alias, check_no_alias
 from console.differences import words
-from console.events import Actor, record
+from console.events import Actor, last_writer, record
 from console.models import (
     Deployment,
     DeploymentStatus,
@@ -29,6 +29,7 @@ from console.models import (
 from console.placements import check_against_cluster
 from console.planning import check_plan, plan_engine
 from console.wakeup import wake_reconciler
+from serving.engine_support import unknown_argument
 from serving.errors import Conflict, InvalidSpec, NotFound
 from serving.limits import DeploymentLimits
 from serving.planner.report import read_stored, stored
@@ -58,15 +59,19 @@ def create_deployment(
     capacity: dict[str, Any],
     limits: dict[str, Any] | None = None,
     note: str = "",
+    accept_faulty_files: bool = False,
 ) -> Deployment:
-    """Create a deployment with revision 1. Refused with the arithmetic when the cluster cannot hold it."""
-    name = _checked_name(name)
+    """Create a deployment with revision 1. Refused with the arithmetic when the cluster cannot hold it, and
+    with the registry's reason when it found the model's files faulty and that is not accepted."""
+    name = checked_name(name)
     registered = _model(model)
+    if not accept_faulty_files:
+        check_files(registered)
     engine_spec = make_engine(registered, engine)
     capacity_spec = make_capacity(with_catalogue_price(capacity, engine_spec))
     stored_limits = validated(DeploymentLimits, limits or {}).stored()
     if Deployment.objects.filter(name=name).exists():
-        raise _name_taken(name)
+        raise name_taken(name)
     check_no_alias(name)
     plan = checked_plan(engine_spec, registered, capacity_spec)
     check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, plan=plan)
@@ -99,7 +104,7 @@ def create_deployment(
                 },
             )
     except IntegrityError:
-        raise _name_taken(name) from None
+        raise name_taken(name) from None
     return deployment
 
 
@@ -113,6 +118,7 @@ def edit_deployment(
     limits: dict[str, Any] | None = None,
     model: str | None = None,
     note: str = "",
+    accept_faulty_files: bool = False,
 ) -> Deployment:
     """Change engine (a new revision, new replicas), capacity and limits (in place); partial maps are enough.
 
@@ -130,6 +136,8 @@ def edit_deployment(
         if note:
             raise InvalidSpec("A note goes with a change, and nothing else was changed.", field="note")
         return deployment
+    if is_new_engine and not accept_faulty_files:
+        check_files(registered)
     plan = checked_plan(new_engine, registered, new_capacity) if is_new_engine else plan_of(deployment)
     # Limits claim nothing: they can be set however full the cluster is.
     if deployment.desired_state == DesiredState.RUNNING and (is_new_engine or new_capacity != old_capacity):
@@ -317,7 +325,24 @@ def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpe
         )
         engine = engine.model_copy(update={"kv_cache_memory_bytes": kv, "kv_cache_is_automatic": True})
     check_topology(engine, facts)
+    # Not a rule of the specification: revisions that are stored already must stay readable.
+    if unknown := unknown_argument(engine.engine_kwargs):
+        raise InvalidSpec(unknown, field="engine_kwargs")
     return engine
+
+
+def check_files(registered: RegisteredModel) -> None:
+    """Raise InvalidSpec when the registry found a fault in the model's files: three starts would fail of it,
+    minutes later."""
+    faults = [problem["message"] for problem in registered.problems if problem.get("level") == "error"]
+    if not faults:
+        return
+    more = f" ({len(faults) - 1} more on the model's page.)" if len(faults) > 1 else ""
+    raise InvalidSpec(
+        f"{registered.name} cannot be served as it is: {faults[0]}{more} Mend the files and read them again, "
+        "or deploy all the same (accept_faulty_files).",
+        field="model",
+    )
 
 
 def make_capacity(given: dict[str, Any]) -> CapacitySpec:
@@ -472,7 +497,8 @@ def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, messa
     return deployment
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """The name without blanks around it; raises InvalidSpec where it cannot be a deployment's."""
     name = name.strip()
     if not re.match(NAME_PATTERN, name):
         raise InvalidSpec(f"Use {NAME_HELP}.", field="name")
@@ -488,7 +514,8 @@ def _model(name: str) -> RegisteredModel:
     return model
 
 
-def _name_taken(name: str) -> InvalidSpec:
+def name_taken(name: str) -> InvalidSpec:
+    """What is said of a name that another deployment has."""
     return InvalidSpec(f"There already is a deployment called {name}; choose another name.", field="name")
 
 
@@ -583,13 +610,13 @@ def _conflict(deployment: Deployment) -> Conflict:
     now = Deployment.objects.select_related("current_revision").filter(pk=deployment.pk).first()
     if now is None or now.current_revision is None:
         return Conflict(f"Somebody deleted {deployment.name} in the meantime.", current={})
-    last = now.events.order_by("-id").first()
+    writer = last_writer(now.events.all())
     return Conflict(
-        f"{last.actor if last else 'Somebody'} changed {now.name} while you were editing;"
+        f"{writer or 'Somebody'} changed {now.name} while you were editing;"
         " nothing of yours was saved. Compare both and save again.",
         current={
             "version": now.version,
-            "changed_by": last.actor if last else "",
+            "changed_by": writer,
             "changed_at": now.updated_at.isoformat(),
             "values": {**now.current_revision.engine, **_capacity_json(capacity_of(now)), **now.limits},
         },

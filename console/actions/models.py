@@ -11,8 +11,8 @@ from django.db.models import F
 from django.utils import timezone
 
 from console import live, secrets
-from console.events import Actor, record
-from console.models import RegisteredModel, SourceKind
+from console.events import Actor, last_writer, record
+from console.models import Event, RegisteredModel, SourceKind
 from serving.checkpoint import facts_of_config, inspect_folder
 from serving.errors import Conflict, InUse, InvalidSpec
 from serving.planner.tensors import to_json
@@ -244,10 +244,14 @@ def _conflict(pk: int) -> Conflict:
     now = RegisteredModel.objects.filter(pk=pk).first()
     if now is None:
         return Conflict("Somebody deleted this model in the meantime.", current={})
+    # Reading the files again writes no version.
+    events = Event.objects.filter(subject_kind="model", subject_name=now.name)
+    writer = last_writer(events.exclude(kind="model.inspected"))
     return Conflict(
-        "Somebody else changed this model while you were editing; nothing of yours was saved.",
+        f"{writer or 'Somebody'} changed {now.name} while you were editing; nothing of yours was saved.",
         current={
             "version": now.version,
+            "changed_by": writer,
             "changed_at": now.updated_at.isoformat(),
             "values": {name: getattr(now, name) for name in EDITABLE},
         },

@@ -61,7 +61,8 @@ def create_deployment(
 ) -> Status[dict[str, Any]]:
     """Create a deployment; it starts at once.
 
-    What the cluster cannot hold is refused with the arithmetic (409, `not_placeable`).
+    What the cluster cannot hold is refused with the arithmetic (409, `not_placeable`); a model whose files
+    the registry found faulty is refused with what is wrong, unless `accept_faulty_files` is set.
     """
     caller = caller_of(request)
 
@@ -75,6 +76,7 @@ def create_deployment(
                 capacity=body.capacity.given() if body.capacity is not None else {},
                 limits=body.limits.given() if body.limits is not None else {},
                 note=body.note,
+                accept_faulty_files=body.accept_faulty_files,
             )
         # Read back, so that this answer and every later one show the same figures.
         return 201, _detail(find_deployment(body.name.strip()))
@@ -117,6 +119,7 @@ def edit_deployment(
             limits=body.limits.given() if body.limits is not None else None,
             model=body.model,
             note=body.note,
+            accept_faulty_files=body.accept_faulty_files,
         )
     return _answer(response, deployment)
 

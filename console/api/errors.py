@@ -43,6 +43,8 @@ PLAINER = {
     "extra_forbidden": "There is no such field.",
     "json_invalid": "This is not valid JSON.",
 }
+NO_BODY = {"field": None, "message": "Send a JSON object."}
+"""What a missing body is answered with: there is no field to name."""
 PARAMETER_SOURCES = ("query", "path", "header", "cookie", "form", "file")
 
 
@@ -145,6 +147,7 @@ def _from_domain(error: RaydeckError) -> ApiError:
 def _from_validation(problems: Iterable[dict[str, Any]]) -> ApiError:
     """The first problem as the message, all of them in the details."""
     rows = [{"field": _field_of(problem["loc"]), "message": _words_of(problem)} for problem in problems]
+    rows = [NO_BODY if row == {"field": None, "message": PLAINER["missing"]} else row for row in rows]
     first = rows[0] if rows else {"field": None, "message": "The request is not valid."}
     return ApiError(
         400, "invalid", str(first["message"]), field=first["field"], details={"problems": rows[:50]}

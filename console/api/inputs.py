@@ -161,6 +161,9 @@ class KeyLimitsInput(DeploymentLimitsInput):
     )
 
 
+ACCEPT_FAULTY_FILES = "deploy although the registry found a fault in the model's files"
+
+
 class DeploymentInput(Input):
     """A deployment to create."""
 
@@ -170,6 +173,7 @@ class DeploymentInput(Input):
     capacity: CapacityInput | None = None
     limits: DeploymentLimitsInput | None = None
     note: str = Field("", max_length=300)
+    accept_faulty_files: bool = Field(False, description=ACCEPT_FAULTY_FILES)
 
 
 class DeploymentChange(Input):
@@ -181,6 +185,7 @@ class DeploymentChange(Input):
     capacity: CapacityInput | None = None
     limits: DeploymentLimitsInput | None = None
     note: str = Field("", max_length=300)
+    accept_faulty_files: bool = Field(False, description=ACCEPT_FAULTY_FILES)
 
 
 class SloInput(Input):

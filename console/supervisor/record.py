@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TextIO
 
+from console import ports
 from console.supervisor.identity import ProcessId, boot_id, descendants_of, is_alive
 
 
@@ -61,9 +62,15 @@ class ChildrenRecord:
     def write(self, processes: Iterable[ProcessId], *, parts: Mapping[str, int] | None = None) -> None:
         """Replace the list, atomically; nothing is written when it is the same as before.
 
-        `parts` (name -> pid of its own process) is for people and tests that look into the file.
+        `parts` (name -> pid of its own process) is for people and tests that look into the file; the ports
+        are for whoever asks this copy from a shell with another environment.
         """
-        content = {"boot_id": boot_id(), "parts": dict(parts or {}), "processes": sorted(processes)}
+        content = {
+            "boot_id": boot_id(),
+            "parts": dict(parts or {}),
+            "ports": {name: ports.port(name) for name in ports.PORTS},
+            "processes": sorted(processes),
+        }
         text = json.dumps(content)
         if text == self._written:
             return
@@ -82,6 +89,17 @@ class ChildrenRecord:
         alive = [process for process in self._read() if is_alive(process)]
         below = descendants_of(process.pid for process in alive)
         return list(dict.fromkeys([*alive, *below]))
+
+    def running_ports(self) -> dict[str, int]:
+        """The ports (console/ports.py) of the copy that runs on this data folder; empty when none does."""
+        if not any(is_alive(process) for process in self._read()):
+            return {}
+        try:
+            given = json.loads(self._path.read_text())["ports"]
+            return {name: int(given[name]) for name in ports.PORTS if name in given}
+        except (OSError, ValueError, KeyError, TypeError):
+            # Ended a moment ago, or started by a version that noted no ports.
+            return {}
 
     def _read(self) -> list[ProcessId]:
         try:

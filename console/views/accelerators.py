@@ -89,19 +89,19 @@ def accelerator_edit(request: HttpRequest, name: str) -> HttpResponse:
     if request.method != "POST":
         return render(request, "accelerators/form.html", {"form": EditForm.of(entry), "entry": entry})
     form = EditForm(request.POST, entry=entry)
-    conflict: list[tuple[str, str]] = []
+    meeting: dict[str, Any] = {}
     status = 400
     if form.is_valid():
         try:
-            actions.edit_accelerator(actor=_actor(request), name=entry.name, **form.cleaned_data)
+            actions.edit_accelerator(actor=_actor(request), name=entry.name, **form.edit())
         except Conflict as error:
-            status, conflict = 409, form.meet(error)
+            status, meeting = 409, {"met": form.meet(error), "conflict": error.current}
         except RaydeckError as error:
             form.refuse(error)
         else:
             messages.success(request, f"{entry.name} is saved.")
             return redirect("accelerator", name=entry.name)
-    context = {"form": form, "entry": entry, "conflict": conflict}
+    context = {"form": form, "entry": entry, **meeting}
     return render(request, "accelerators/form.html", context, status=status)
 
 

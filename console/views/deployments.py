@@ -17,17 +17,13 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from console import actions
 from console.auth import require
 from console.deployment_plan import make_plan
-from console.differences import Difference, differences
 from console.forms import (
-    CAPACITY_FIELDS,
-    ENGINE_FIELDS,
     DeploymentForm,
     EditDeploymentForm,
     form_values,
     initial_of,
     without_stale_price,
 )
-from console.limit_forms import LIMIT_FIELDS
 from console.limit_rows import deployment_lines
 from console.models import Deployment
 from console.placements import known_nodes
@@ -75,6 +71,7 @@ def deployment_new(request: HttpRequest) -> HttpResponse:
             capacity=form.capacity(),
             limits=form.limits(),
             note=form.cleaned_data["note"],
+            accept_faulty_files=form.cleaned_data["accept_faulty_files"],
         )
     except RaydeckError as error:
         if _is_repeat(request, form, name):
@@ -89,7 +86,7 @@ def deployment_new(request: HttpRequest) -> HttpResponse:
 @require("operator")
 @require_http_methods(["GET", "HEAD", "POST"])
 def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
-    """Change a deployment. Who comes second is shown both versions; what was typed stays."""
+    """Change a deployment. Who comes second is shown where both edits meet; what was typed stays."""
     deployment = find(name)
     if request.method != "POST":
         form = EditDeploymentForm(initial=initial_of(deployment), present_types=_present_types())
@@ -101,15 +98,17 @@ def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
         actions.edit_deployment(
             actor=_actor(request),
             name=name,
-            expected_version=form.cleaned_data["expected_version"],
-            engine=form.engine(),
-            capacity=without_stale_price(form.capacity(), deployment, form.cleaned_data["accelerator_type"]),
-            limits=form.limits(),
-            model=form.cleaned_data["model"],
-            note=form.cleaned_data["note"],
+            **_given(form, deployment),
         )
     except Conflict as error:
-        return _conflict_page(request, form, deployment, error)
+        return _form_page(
+            request,
+            form,
+            deployment=find(name),
+            status=409,
+            met=form.meet(error),
+            conflict=error.current,
+        )
     except RaydeckError as error:
         form.refuse(error)
         arithmetic = error.arithmetic if isinstance(error, NotPlaceable) else []
@@ -226,6 +225,13 @@ def _present_types() -> tuple[str, ...]:
     return tuple(sorted({kind for node in known_nodes() if node.alive for kind in node.accelerators}))
 
 
+def _given(form: EditDeploymentForm, deployment: Deployment) -> dict[str, Any]:
+    """The form's edit; a price that is only the old accelerator's is no price that was given."""
+    edit = form.edit()
+    kind = form.cleaned_data["accelerator_type"]
+    return {**edit, "capacity": without_stale_price(edit["capacity"] or {}, deployment, kind) or None}
+
+
 def _form_page(
     request: HttpRequest,
     form: DeploymentForm,
@@ -242,30 +248,6 @@ def _form_page(
         **more,
     }
     return render(request, "deployments/form.html", context, status=status)
-
-
-def _conflict_page(
-    request: HttpRequest, form: DeploymentForm, deployment: Deployment, error: Conflict
-) -> HttpResponse:
-    """Theirs beside yours; the form keeps yours and, sent again, is measured against their version."""
-    form.add_error(None, error.message)
-    theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
-    if theirs.get("kv_cache_is_automatic"):
-        theirs["kv_cache_memory_bytes"] = None  # nobody gave it, as the form shows
-    theirs["load_adapters"] = bool(theirs.get("adapters"))
-    yours = {**form.engine(), **form.capacity(), **form.limits(), "model": form.cleaned_data["model"]}
-    yours = {name: yours[name] if yours[name] != "" else None for name in yours}
-    fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, *LIMIT_FIELDS, "model")
-    rows: list[Difference] = differences({name: theirs.get(name) for name in fields}, yours)
-    form.data = {**form.data.dict(), "expected_version": str(error.current.get("version", ""))}  # type: ignore[attr-defined]
-    return _form_page(
-        request,
-        form,
-        deployment=find(deployment.name),
-        status=409,
-        conflict=error.current,
-        conflict_rows=rows,
-    )
 
 
 def _is_repeat(request: HttpRequest, form: DeploymentForm, name: str) -> bool:

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from console import actions, model_facts, states
 from console.auth import require, role_allows
-from console.fit_chips import chips, shelf
+from console.fit_chips import chips, context_of, shelf
 from console.model_forms import EditForm, RegisterForm
 from console.models import RegisteredModel
 from serving.errors import Conflict, InUse, NotFound, RaydeckError
@@ -68,7 +68,7 @@ def model_edit(request: HttpRequest, name: str) -> HttpResponse:
     if request.method != "POST":
         return render(request, "models/form.html", {"form": EditForm.of(model), "model": model})
     form = EditForm(request.POST, has_stored_token=model.has_hub_token)
-    conflict: list[tuple[str, str]] = []
+    meeting: dict[str, Any] = {}
     status = 400
     if form.is_valid():
         values = form.values()
@@ -78,13 +78,13 @@ def model_edit(request: HttpRequest, name: str) -> HttpResponse:
             )
         except Conflict as error:
             status = 409
-            conflict = form.meet(error)
+            meeting = {"met": form.meet(error), "conflict": error.current}
         except RaydeckError as error:
             form.refuse(error)
         else:
             messages.success(request, f"{name} is saved.")
             return redirect("model", name=name)
-    context = {"form": form, "model": model, "conflict": conflict}
+    context = {"form": form, "model": model, **meeting}
     return render(request, "models/form.html", context, status=status)
 
 
@@ -175,6 +175,7 @@ def _detail(
         "facts": model_facts.fact_rows(model.facts),
         "level": model_facts.worst_level(model.problems),
         "chips": chips(model, shelf()),
+        "chips_context": context_of(model),
         "used_by": used_by,
         "refusal": refusal,
         "typed_error": typed_error,

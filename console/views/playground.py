@@ -16,7 +16,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBadRequest, JsonResponse
 from django.shortcuts import redirect, render
-from django.urls import path
+from django.urls import path, reverse
 from django.views.decorators.http import require_GET, require_POST
 
 from console import conversations, formats, states
@@ -28,6 +28,13 @@ from console.models import Conversation, RegisteredModel
 log = logging.getLogger(__name__)
 
 USABLE = ("ready", "asleep")
+STARTING = {
+    "queued": "Queued, about to be sent to Ray",
+    "placing": "Placing: Ray looks for room in the cluster",
+    "loading": "Loading the model",
+    "warming": "Warming up",
+}
+"""What a start is doing, in words of ours: Serve's own are long and say it no better."""
 SUGGESTIONS_PATH = DEMO_FOLDER.parent / "suggestions.json"
 DEFAULTS = {"system": "", "temperature": "0.3", "top_p": "0.95", "max_tokens": "512", "seed": ""}
 
@@ -52,11 +59,21 @@ def conversation(request: HttpRequest, conversation_id: int) -> HttpResponse:
 @require("viewer")
 @require_POST
 def conversation_delete(request: HttpRequest, conversation_id: int) -> HttpResponse:
-    """Delete a chat of one's own with all it holds."""
+    """Delete a chat of one's own with all it holds; the page it leads to offers to take that back."""
     if not conversations.delete(user=request.user, conversation_id=conversation_id):  # type: ignore[arg-type]
         raise Http404("There is no such conversation.")
-    messages.success(request, "The conversation is deleted.")
+    undo = reverse("conversation-restore", args=[conversation_id])
+    messages.success(request, "The conversation is deleted.", extra_tags=undo)
     return redirect("playground")
+
+
+@require("viewer")
+@require_POST
+def conversation_restore(request: HttpRequest, conversation_id: int) -> HttpResponse:
+    """Take the deletion of a chat of one's own back."""
+    if not conversations.restore(user=request.user, conversation_id=conversation_id):  # type: ignore[arg-type]
+        raise Http404("There is no such conversation any more.")
+    return redirect("conversation", conversation_id=conversation_id)
 
 
 @require("viewer")
@@ -143,11 +160,17 @@ def _replies(
 
 
 def _choices(now: float) -> list[dict[str, Any]]:
-    """Every deployment one can talk to, the usable ones first, each with why it cannot be used or what to
-    expect. Models for embeddings and scores are no partners to talk to."""
+    """Every deployment one can talk to, the usable ones first, then those that start, each with why it cannot
+    be used or what to expect. Models for embeddings and scores are no partners to talk to."""
     found = [_choice(state) for state in states.deployment_states(now) if state["task"] == "generate"]
     return sorted(
-        found, key=lambda choice: (not choice["usable"], choice["phase"] != "ready", choice["name"])
+        found,
+        key=lambda choice: (
+            not choice["usable"],
+            choice["phase"] != "ready",
+            choice["phase"] not in STARTING,
+            choice["name"],
+        ),
     )
 
 
@@ -172,6 +195,8 @@ def _why(state: dict[str, Any]) -> str:
     if state["phase"] == "asleep":
         usual = state["ready_in_s"]
         return "The first message wakes it" + (f", about {formats.duration(usual)}." if usual else ".")
+    if state["phase"] in STARTING and not (state["phase"] == "queued" and state["reason"]):
+        return f"{STARTING[state['phase']]}. You can send as soon as it is ready."
     return state["reason"] or {"stopped": "Start it to chat."}.get(state["phase"], "Not ready yet.")
 
 
@@ -186,7 +211,10 @@ def _deployment(
     ):
         if wanted is not None and wanted in names:
             return wanted
-    return offered[0]["name"] if offered and offered[0]["usable"] else None
+    first = offered[0] if offered else None
+    # One that starts is chosen too: the page says how far it is, and Send works by itself when it is ready.
+    is_worth_waiting = first and (first["usable"] or first["phase"] in STARTING or len(offered) == 1)
+    return str(first["name"]) if first and is_worth_waiting else None
 
 
 def _suggestions(offered: list[dict[str, Any]]) -> dict[str, list[str]]:
@@ -214,4 +242,5 @@ urlpatterns = [
     path("playground/requests/<str:request_id>/", request_figures, name="playground-request"),
     path("playground/<int:conversation_id>/", conversation, name="conversation"),
     path("playground/<int:conversation_id>/delete/", conversation_delete, name="conversation-delete"),
+    path("playground/<int:conversation_id>/restore/", conversation_restore, name="conversation-restore"),
 ]

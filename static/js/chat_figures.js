@@ -48,7 +48,7 @@ export function median(values) {
 /** Totals of a chat, from the stats of its answers. */
 export function summary(all) {
   const stats = all.filter((one) => typeof one.e2e_s === 'number');
-  const priced = stats.filter((one) => isKnown(costOf(one)));
+  const priced = stats.filter((one) => one.completion_tokens && isKnown(costOf(one)));
   return {
     ttft: ms(median(stats.map((one) => one.ttft_s))),
     tpot: ms(median(stats.map((one) => one.tpot_s))),

@@ -34,16 +34,28 @@ export class Parameters {
     return this.fields.find((field) => !field.checkValidity()) ?? null;
   }
 
-  /** Fits the output limit to a deployment's context: a limit the model cannot hold is refused by the engine. */
-  fitContext(contextTokens) {
+  /** Fits the output limit to what a deployment's context leaves beside the prompt. What somebody chose comes
+   *  back when there is room for it again. */
+  fitContext(contextTokens, promptTokens) {
     const field = this.#field('max_tokens');
-    const standard = String(Math.min(USUAL_MAX_TOKENS, Math.floor(contextTokens / 2)));
+    const most = Math.max(1, contextTokens - promptTokens);
+    const standard = String(Math.min(USUAL_MAX_TOKENS, Math.floor(contextTokens / 2), most));
     if (field.value === field.dataset.default) field.value = standard;
+    else if (field.value !== '') this.#keepWithin(field, most);
     field.dataset.default = standard;
-    field.max = contextTokens;
-    this.panel.querySelector('[data-slides=max_tokens]').max = Math.min(4096, contextTokens);
+    field.max = most;
+    this.panel.querySelector('[data-slides=max_tokens]').max = Math.min(4096, most);
+    this.panel.querySelector('[data-most-tokens]').textContent = `At most ${most.toLocaleString('en-US')}: what `
+      + `the context of ${contextTokens.toLocaleString('en-US')} leaves beside the prompt.`;
     this.#show(field);
     this.#mark();
+  }
+
+  #keepWithin(field, most) {
+    const wanted = Number(field.dataset.wanted ?? field.value);
+    if (wanted > most) field.dataset.wanted = wanted;
+    else delete field.dataset.wanted;
+    field.value = Math.min(wanted, most);
   }
 
   reset() {
@@ -60,6 +72,7 @@ export class Parameters {
     if (slider) this.#field(slider.dataset.slides).value = slider.value;
     const field = slider ? this.#field(slider.dataset.slides) : event.target.closest('[data-param]');
     if (!field) return;
+    delete field.dataset.wanted;
     this.#show(field);
     this.#remember();
     this.#mark();

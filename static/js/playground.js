@@ -5,6 +5,9 @@ import { asCode, Parameters } from './chat_params.js';
 import { ChatSocket } from './chat_socket.js';
 
 const NEAR_END_PX = 80;
+const STARTING = ['queued', 'placing', 'loading', 'warming'];
+const CHARACTERS_PER_TOKEN = 4;
+const TEMPLATE_TOKENS = 16; // what a chat template puts around a message, about
 
 const page = document.getElementById('chat');
 const log = document.getElementById('log');
@@ -61,14 +64,43 @@ function showChosen() {
   const reason = document.getElementById('chosen-reason');
   const usable = row && !('unusable' in row.dataset);
   reason.textContent = row ? row.dataset.why : '';
-  reason.hidden = !row || row.dataset.phase === 'ready';
+  reason.hidden = !usable || row.dataset.phase === 'ready';
+  showWaiting(row, usable);
   for (const list of document.querySelectorAll('[data-suggestions]')) {
     list.hidden = list.dataset.suggestions !== radio?.value;
   }
   document.getElementById('view-code').disabled = !radio;
-  if (Number(row?.dataset.context)) parameters.fitContext(Number(row.dataset.context));
+  fitContext();
   sendButton.disabled = coming !== null || !usable;
   showContext();
+}
+
+/** Why Send does not work now; the list is fetched anew with every change of state, which brings it back. */
+function showWaiting(row, usable) {
+  const waiting = document.getElementById('waiting');
+  waiting.hidden = Boolean(usable) || !document.querySelector('#picker [data-row]');
+  waiting.querySelector('[data-spinner]').hidden = !STARTING.includes(row?.dataset.phase);
+  const words = row ? `${row.querySelector('input').value}: ${row.dataset.why}`
+    : 'No deployment is ready. Choose one above to see why.';
+  const place = waiting.querySelector('[data-words]');
+  if (place.textContent !== words) place.textContent = words;
+}
+
+function contextOfChosen() {
+  return Number(chosen()?.closest('[data-row]')?.dataset.context ?? 0);
+}
+
+/** Tokens of the next prompt: what the engine counted for this chat, and an estimate for what is new. */
+function promptTokens() {
+  const last = lastCounted();
+  const known = last ? last.prompt_tokens + last.completion_tokens : 0;
+  const unknown = (last ? 0 : parameters.values().system.length) + box.value.length;
+  return known + Math.ceil(unknown / CHARACTERS_PER_TOKEN) + TEMPLATE_TOKENS;
+}
+
+function fitContext() {
+  const limit = contextOfChosen();
+  if (limit) parameters.fitContext(limit, promptTokens());
 }
 
 // --- the conversation as data ------------------------------------------------------------------------------
@@ -86,9 +118,13 @@ function messagesUpTo(upTo) {
   return messages;
 }
 
+function lastCounted() {
+  return exchanges.map((one) => one.answer.current.stats).findLast((one) => typeof one.prompt_tokens === 'number');
+}
+
 function showContext() {
-  const last = exchanges.map((one) => one.answer.current.stats).findLast((one) => typeof one.prompt_tokens === 'number');
-  const limit = Number(chosen()?.closest('[data-row]')?.dataset.context ?? 0);
+  const last = lastCounted();
+  const limit = contextOfChosen();
   const place = document.getElementById('context');
   if (!last || !limit) {
     place.textContent = '';
@@ -303,6 +339,7 @@ box.addEventListener('keydown', (event) => {
 
 box.addEventListener('input', () => {
   growBox();
+  fitContext();
   keepDraft();
 });
 
@@ -381,7 +418,9 @@ document.addEventListener('keydown', (event) => {
 // The list is fetched anew when a state changes; what was chosen stays chosen.
 let chosenBefore = null;
 document.addEventListener('htmx:before:swap', () => { chosenBefore = chosen()?.value ?? chosenBefore; });
-document.addEventListener('htmx:after:swap', () => { if (chosenBefore) choose(chosenBefore); });
+document.addEventListener('htmx:after:swap', () => {
+  choose(chosenBefore ?? document.querySelector('#picker input[name=deployment]:enabled')?.value);
+});
 
 document.getElementById('view-code').addEventListener('click', () => {
   const messages = box.value.trim() || !exchanges.length
@@ -394,15 +433,6 @@ document.getElementById('view-code').addEventListener('click', () => {
   document.getElementById('code-curl').textContent = code.curl;
   document.getElementById('code-python').textContent = code.python;
   document.getElementById('code-dialog').showModal();
-});
-
-document.getElementById('chats').addEventListener('click', (event) => {
-  const button = event.target.closest('[data-delete-chat]');
-  if (!button) return;
-  const dialog = document.getElementById('delete-dialog');
-  dialog.querySelector('form').action = button.dataset.deleteChat;
-  dialog.querySelector('[data-title]').textContent = button.dataset.title;
-  dialog.showModal();
 });
 
 document.getElementById('keep-history')?.addEventListener('submit', async (event) => {

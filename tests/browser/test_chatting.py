@@ -35,6 +35,19 @@ print("<script>window.broken = 5</script>")
 - one
 - two
 """
+OBSERVED = """
+import time
+import django
+
+django.setup()
+from console.models import DeploymentStatus
+
+now = time.time() if {ready} else None
+DeploymentStatus.objects.filter(deployment__name="loading").update(
+    warming_at=now, ready_at=now, replicas_running=1 if now else 0, replicas_target=1
+)
+"""
+"""What a worker would write of the deployment that loads."""
 REPLIES = {"hostile": HOSTILE, "long": "A line of words that is long enough.\n\n" * 60}
 PATHS = [
     "/models/",
@@ -205,11 +218,37 @@ def test_a_draft_survives_a_reload_and_a_chat_is_deleted(
     page.reload()
     expect(page.locator("#message")).to_have_value("half a thought")
     page.click(".chat-title")
-    page.click("[data-delete-chat]")
-    page.click("#delete-dialog button[type=submit]")
+    page.click("[aria-label='Delete to be deleted']")
     page.wait_for_url("**/playground/")
     page.click(".chat-title")
     expect(page.locator("#chats")).not_to_contain_text("to be deleted")
+    page.keyboard.press("Escape")
+    page.click(".toasts button:has-text('Undo')")
+    expect(page.locator("#chat-title")).to_contain_text("to be deleted")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_model_that_loads_says_so_and_can_be_asked_once_it_is_ready(
+    open_page: OpenPage, console: Console, width: int
+) -> None:
+    page = open_page("/playground/?a=loading", width=width)
+    expect(page.locator("#waiting")).to_contain_text("loading: Loading the model")
+    expect(page.locator("#send")).to_be_disabled()
+    assert not overflowing(page)
+    console.manage("-c", OBSERVED.format(ready=True))
+    console.publish("deployments", {"t": "changed", "what": "status"})
+    expect(page.locator("#waiting")).to_be_hidden()
+    expect(page.locator("#send")).to_be_enabled()
+    console.manage("-c", OBSERVED.format(ready=False))
+
+
+def test_more_output_than_the_context_leaves_cannot_be_asked_for(open_page: OpenPage) -> None:
+    page = open_page("/playground/?a=serving")
+    most = int(page.get_attribute("#p-max-tokens", "max") or 0)
+    assert 0 < most < int(page.get_attribute("#pick-serving", "data-context") or 0)
+    expect(page.locator("[data-most-tokens]")).to_contain_text(f"At most {most:,}")
+    page.fill("#message", "word " * 400)
+    assert int(page.get_attribute("#p-max-tokens", "max") or 0) == most - 500
 
 
 def test_with_history_off_nothing_is_kept(open_page: OpenPage, gateway: GatewayStandIn) -> None:

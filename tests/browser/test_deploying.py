@@ -118,8 +118,9 @@ def test_two_editors_the_second_is_told(open_page: OpenPage) -> None:
     second.click("button:has-text('Save')")
     expect(second.locator("main")).to_contain_text("olga changed edited-twice while you were editing")
     expect(second.locator("[name=max_replicas]")).to_have_value("5")
+    expect(second.locator("main")).to_contain_text("When you opened it")
     assert not violations(second)
-    second.click("button:has-text('Save over version')")
+    second.click("button:has-text('Save on version')")
     second.wait_for_url("**/deployments/edited-twice/")
     expect(second.locator("main")).to_contain_text("1 to 5")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -19,6 +20,7 @@ from console.models import (
     Revision,
     Sample,
 )
+from console.paths import PROJECT_ROOT
 from tests.unit.api.conftest import NODE, Caller, error_of, make_deployment
 
 pytestmark = pytest.mark.django_db
@@ -70,6 +72,7 @@ def test_a_deployment_is_created_and_read(
         ({"engine": {"max_model_len": "long"}}, "engine.max_model_len"),
         ({"engine": {"engine_kwargs": {"model": "x"}}}, "engine.engine_kwargs"),
         ({"engine": {"engine_kwargs": [1]}}, "engine.engine_kwargs"),
+        ({"engine": {"engine_kwargs": {"max_model_lenn": 1}}}, "engine.engine_kwargs"),
         ({"engine": {"surprise": 1}}, "engine.surprise"),
         ({"capacity": {"min_replicas": 3, "max_replicas": 1}}, "capacity.min_replicas"),
         ({"capacity": {"min_replicas": 0}}, "capacity.min_replicas"),
@@ -258,3 +261,35 @@ def test_revisions_cost_the_same_however_many_there_are(as_viewer: Caller, deplo
 def test_names_that_no_database_takes_are_not_found(as_viewer: Caller) -> None:
     for name in ("%00", "a%00b", "%ff", "..", "x" * 500, "%F0%9F%98%80", "'; drop table"):
         assert as_viewer.get(f"deployments/{name}").status_code in (400, 404)
+
+
+def test_an_empty_body_is_told_what_to_send(as_operator: Caller) -> None:
+    error = error_of(as_operator.post("deployments"), 400)
+    assert (error["field"], error["message"]) == (None, "Send a JSON object.")
+
+
+def test_faulty_files_are_refused_with_the_reason_unless_accepted(
+    as_operator: Caller, cluster: ClusterStatus, model: RegisteredModel
+) -> None:
+    fault = {"level": "error", "field": "model.safetensors", "message": "model.safetensors is cut off."}
+    RegisteredModel.objects.update(problems=[fault])
+    error = error_of(as_operator.post("deployments", NEW), 400)
+    assert error["field"] == "model" and "model.safetensors is cut off" in error["message"]
+    assert as_operator.post("deployments", {**NEW, "accept_faulty_files": True}).status_code == 201
+
+
+def test_a_kv_cache_that_is_too_large_is_refused_by_its_own_field_with_a_sum_that_adds_up(
+    as_operator: Caller, cluster: ClusterStatus, model: RegisteredModel
+) -> None:
+    model.config = json.loads((PROJECT_ROOT / "serving" / "demo" / "model" / "config.json").read_text())
+    model.save()
+    engine = {"kv_cache_memory_bytes": 100_000_000_000}
+    error = error_of(as_operator.post("deployments", {**NEW, "engine": engine}), 409)
+    assert error["field"] == "engine.kv_cache_memory_bytes"
+    assert "93.13 GiB" in error["message"] and "are missing" in error["message"]
+    lines = error["details"]["arithmetic"]
+    assert lines[0] == "memory 24.00 GiB"
+    assert [line[0] for line in lines[1:4]] == ["−", "−", "−"] and "KV cache 93.13 GiB" in lines[3]
+    # 24 GiB less 93.13 GiB less a few MiB of weights less half a GiB to one and a half of runtime.
+    assert lines[4].startswith("= 69.") and lines[4].endswith("missing")
+    assert not any("CUDA" in line for line in lines)

@@ -141,7 +141,7 @@ def test_a_wrong_method_answers_405_and_says_which_are_right(
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"", "required"),
+        (b"", "Send a JSON object"),
         (b"{", "not valid JSON"),
         (b"[]", "a list where"),
         (b"\xff", "UTF-8"),

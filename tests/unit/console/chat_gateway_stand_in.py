@@ -55,6 +55,8 @@ class GatewayStandIn:
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         question = body["messages"][-1]["content"]
+        if question == "fill the context" and "max_tokens" in body:
+            return _refusal(*REFUSALS["too long"])
         if question in REFUSALS and question not in self.replies:
             return _refusal(*REFUSALS[question])
         response = web.StreamResponse(

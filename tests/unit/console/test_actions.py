@@ -10,7 +10,7 @@ import pytest
 from django.test import TestCase
 
 from console import actions, desired
-from console.events import Actor
+from console.events import SYSTEM, Actor, record
 from console.models import (
     ApiKey,
     ClusterStatus,
@@ -94,6 +94,40 @@ def test_bad_input_names_the_field_and_changes_nothing(
         deploy(actor, **changes)
     assert refused.value.field == field
     assert not Deployment.objects.exists() and not Event.objects.exists() and wakes == []
+
+
+def test_a_model_with_faulty_files_is_refused_unless_that_is_accepted(
+    actor: Actor, model: RegisteredModel, cluster: ClusterStatus
+) -> None:
+    before = deploy(actor, "earlier")
+    fault = {"level": "error", "field": "model.safetensors", "message": "model.safetensors is cut off."}
+    RegisteredModel.objects.update(problems=[fault])
+    with pytest.raises(InvalidSpec, match="model.safetensors is cut off") as refused:
+        deploy(actor)
+    assert refused.value.field == "model"
+    change: dict[str, Any] = {"actor": actor, "name": "earlier", "expected_version": before.version}
+    with pytest.raises(InvalidSpec, match="accept_faulty_files"):
+        actions.edit_deployment(**change, engine={"max_model_len": 512})
+    after = actions.edit_deployment(**change, capacity={"max_replicas": 2})
+    change["expected_version"] = after.version
+    actions.edit_deployment(**change, engine={"max_model_len": 512}, accept_faulty_files=True)
+    with pytest.raises(InvalidSpec) as still:
+        deploy(actor, engine={"max_model_len": 4096}, accept_faulty_files=True)
+    assert still.value.field == "max_model_len"
+    deploy(actor, accept_faulty_files=True)
+
+
+def test_an_engine_argument_that_vllm_does_not_have_is_refused_and_stored_ones_stay_readable(
+    actor: Actor, model: RegisteredModel, cluster: ClusterStatus
+) -> None:
+    with pytest.raises(InvalidSpec, match="Did you mean “enable_prefix_caching”") as refused:
+        deploy(actor, engine={"engine_kwargs": {"enable_prefix_cache": True}})
+    assert refused.value.field == "engine_kwargs"
+    stored = deploy(actor).current_revision
+    assert stored is not None
+    stored.engine["engine_kwargs"] = {"of_an_older_engine": 1}
+    stored.save()
+    assert not desired.desired_deployments()[1]
 
 
 def test_an_unknown_model_is_refused(actor: Actor) -> None:
@@ -195,6 +229,38 @@ def test_the_second_of_two_operators_is_told_and_nothing_is_lost(
     assert refused.value.current["changed_by"] == actor.name
     assert refused.value.current["values"]["max_replicas"] == 2  # type: ignore[index]
     assert Deployment.objects.get().max_replicas == 2
+
+
+def test_a_conflict_names_who_wrote_the_version_and_not_who_observed_it(
+    actor: Actor, admin: User, model: RegisteredModel
+) -> None:
+    seen = deploy(actor).version
+    first = actions.edit_deployment(
+        actor=Actor(admin, "api"), name="chat", expected_version=seen, capacity={"max_replicas": 2}
+    )
+    for phase in ("placing", "stopped"):  # an operator's stop has the same kind of event
+        record(
+            actor=SYSTEM,
+            kind=f"deployment.{phase}",
+            message=f"chat is {phase}",
+            subject_kind="deployment",
+            subject_name="chat",
+            deployment=first,
+        )
+    with pytest.raises(Conflict, match=f"{admin.username} changed chat") as refused:
+        actions.edit_deployment(actor=actor, name="chat", expected_version=seen, capacity={"max_replicas": 5})
+    assert refused.value.current["changed_by"] == admin.username
+
+
+def test_a_models_conflict_names_who_wrote_it_and_not_who_read_its_files_again(
+    actor: Actor, admin: User
+) -> None:
+    model = actions.register_model(actor=actor, name="m", source_kind="hub", source="meta/llama")
+    edited = actions.edit_model(actor=Actor(admin, "page"), model=model, expected_version=1, note="first")
+    actions.inspect_model(actor=actor, model=edited)
+    with pytest.raises(Conflict, match=f"{admin.username} changed m") as refused:
+        actions.edit_model(actor=actor, model=model, expected_version=1, note="second")
+    assert refused.value.current["changed_by"] == admin.username
 
 
 def test_roll_back_makes_a_new_revision_of_the_old_engine(actor: Actor, model: RegisteredModel) -> None:

@@ -103,6 +103,25 @@ async def test_the_gateway_gets_the_request_the_key_and_the_user(
     assert headers["x-raydeck-user"] == "viewer-person"
 
 
+async def test_more_output_than_the_context_leaves_is_lowered_to_what_it_leaves(
+    page: ChatPage, gateway: GatewayStandIn
+) -> None:
+    await page.ask("fill the context", max_tokens=512)
+    done = (await page.until("done"))[-1]
+    assert done["state"] == "complete"
+    assert [sent.get("max_tokens") for sent in gateway.requests] == [512, None]
+
+
+async def test_a_chat_that_is_too_long_is_said_in_words_for_people(
+    page: ChatPage, gateway: GatewayStandIn
+) -> None:
+    await make_deployment()
+    await page.ask("too long", max_tokens=64)
+    error = (await page.until("error"))[-1]
+    assert error["message"] == "This chat is longer than the context of 512 tokens."
+    assert (error["stats"]["completion_tokens"], error["stats"]["cost_usd"]) == (0, None)
+
+
 async def test_settings_left_empty_are_left_to_the_engine(page: ChatPage, gateway: GatewayStandIn) -> None:
     await page.ask("hello")
     await page.until("done")

@@ -52,6 +52,24 @@ def test_a_stopped_reply_counts_its_pieces_until_the_engines_count_arrives() -> 
     assert true["engine_ttft_s"] == 0.15
 
 
+def test_what_was_seen_of_a_stopped_reply_is_never_taken_back() -> None:
+    stats = stats_of(
+        clock=clock(100.2, 100.4, 100.6, ended_at=101.0),
+        prompt_tokens=None,
+        completion_tokens=None,
+        price=None,
+    )
+    final = with_engine(stats, {"engine_ttft_s": 0.1, "prompt_tokens": 9, "completion_tokens": 2})
+    assert (final["completion_tokens"], final["tokens_counted"]) == (3, False)
+    assert (final["tpot_s"], final["tokens_per_s"]) == (stats["tpot_s"], stats["tokens_per_s"])
+
+
+def test_a_reply_without_a_token_costs_nothing() -> None:
+    price = ReplicaPrice(per_accelerator_hour_usd=Decimal("2.50"), accelerators=4)
+    stats = stats_of(clock=clock(ended_at=100.5), prompt_tokens=None, completion_tokens=None, price=price)
+    assert (stats["completion_tokens"], stats["cost_usd"]) == (0, None)
+
+
 def test_a_whole_replys_count_is_not_replaced() -> None:
     stats = stats_of(clock=clock(100.2, ended_at=101.0), prompt_tokens=3, completion_tokens=7, price=None)
     engine = {"engine_ttft_s": None, "prompt_tokens": 99, "completion_tokens": 99}

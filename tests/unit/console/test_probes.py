@@ -3,6 +3,7 @@
 import http.server
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,10 +13,13 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from console import parts, probes
+from console import parts, paths, probes
 from console.auth import token_of
+from console.management.commands import doctor
 from console.models import ClusterStatus, Event, Lease, User
 from console.probes import cluster, local
+from console.supervisor import identity
+from console.supervisor.record import ChildrenRecord
 from tests.services import free_port
 
 pytestmark = pytest.mark.django_db
@@ -50,6 +54,35 @@ def answers() -> Iterator[Callable[..., str]]:
 
 def test_the_database_is_well_when_its_tables_are_those_of_this_version() -> None:
     assert local.database().state == "ok"
+
+
+def test_the_doctor_asks_the_copy_that_runs_on_the_data_folder_with_other_ports(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Replaced(Exception):
+        """Stands for the process that execve puts in this one's place."""
+
+    started: list[dict[str, str]] = []
+
+    def execve(path: str, arguments: list[str], environment: dict[str, str]) -> None:
+        started.append(environment)
+        raise Replaced
+
+    monkeypatch.setenv("RAYDECK_DATA_DIR", str(tmp_path))
+    monkeypatch.setenv("RAYDECK_PORT_OFFSET", "300")
+    record = ChildrenRecord(paths.run_dir())
+    myself = identity.identify(os.getpid())
+    assert myself is not None
+    record.write([myself])
+    monkeypatch.setenv("RAYDECK_PORT_OFFSET", "0")
+    monkeypatch.setattr(doctor.os, "execve", execve)
+    said = io.StringIO()
+    with pytest.raises(Replaced):
+        call_command("doctor", stderr=said)
+    assert "RAYDECK_PORT_OFFSET=300" in said.getvalue() and "web console 8380" in said.getvalue()
+    assert (started[0]["RAYDECK_PORT"], started[0]["RAYDECK_REDIS_PORT"]) == ("8380", "6690")
+    record.clear()
+    assert record.running_ports() == {}
 
 
 def test_a_redis_that_does_not_answer_fails_without_showing_its_password(settings: Any) -> None:

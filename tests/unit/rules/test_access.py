@@ -15,7 +15,14 @@ PUBLIC = {"login", "healthz", "readyz"}
 OWN_CHECK = {"logout", "prometheus"}
 """The first answers a POST of anybody by ending the session that came with it; the second takes a bearer
 token (tests/unit/api/test_prometheus.py)."""
-VIEWER_POSTS = {"profile", "playground-history", "conversation-delete", "tokens", "token-revoke"}
+VIEWER_POSTS = {
+    "profile",
+    "playground-history",
+    "conversation-delete",
+    "conversation-restore",
+    "tokens",
+    "token-revoke",
+}
 """Settings, conversations and tokens of one's own."""
 READ_BY_MORE = {"keys"}
 """Pages that a role may read and a higher one may post to; they check the latter themselves."""

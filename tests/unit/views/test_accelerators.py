@@ -178,17 +178,29 @@ def test_who_saves_second_sees_both_and_decides(as_operator: Client) -> None:
     CatalogueAccelerator.objects.create(name="H100", note="theirs", version=2)
     sent = {"note": "mine", "expected_version": "1", "supply": ""}
     html = text_of(as_operator.post("/accelerators/H100/edit/", sent), 409)
-    assert "This is stored now" in html and "theirs" in html and 'value="mine"' in html
+    assert "changed H100 while you were editing" in html and "theirs" in html and 'value="mine"' in html
     assert 'name="expected_version" value="2"' in html
     as_operator.post("/accelerators/H100/edit/", {**sent, "expected_version": "2"})
     assert CatalogueAccelerator.objects.get().note == "mine"
+
+
+def test_a_field_that_only_the_other_editor_changed_stays_as_it_is(as_operator: Client, admin: User) -> None:
+    row = CatalogueAccelerator.objects.create(name="H100", tflops_16bit=900, version=2, updated_by=admin)
+    opened = {"expected_version": "1", "initial-tflops_16bit": "", "initial-note": "", "tflops_16bit": ""}
+    html = text_of(as_operator.post("/accelerators/H100/edit/", {**opened, "note": "mine"}), 409)
+    assert "admin-person changed H100" in html and "Kept from admin-person" in html
+    assert re.search(r'name="tflops_16bit" value="900(\.0)?"', html)
+    again = {**opened, "expected_version": "2", "initial-tflops_16bit": "900", "tflops_16bit": "900"}
+    as_operator.post("/accelerators/H100/edit/", {**again, "note": "mine"})
+    row.refresh_from_db()
+    assert (row.note, row.tflops_16bit) == ("mine", 900)
 
 
 def test_supply_is_marked_on_the_types_page(as_operator: Client) -> None:
     as_operator.post("/accelerators/H100/supply/", {"supply": "rented", "expected_version": "1"})
     assert CatalogueAccelerator.objects.get().supply == "rented"
     stale = {"supply": "owned", "expected_version": "1"}
-    assert "Somebody else" in text_of(as_operator.post("/accelerators/H100/supply/", stale), 409)
+    assert "person changed H100" in text_of(as_operator.post("/accelerators/H100/supply/", stale), 409)
     wrong = {"supply": "stolen", "expected_version": "2"}
     assert "Choose owned" in text_of(as_operator.post("/accelerators/H100/supply/", wrong), 400)
     for nonsense in ("", "x", "²", "9" * 40):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from collections.abc import Callable
@@ -79,6 +80,7 @@ def test_the_same_form_sent_twice_creates_once(
         ("kv_cache_memory_bytes", "a lot", "512 MiB"),
         ("engine_kwargs", '{"a": ', "Line 1, column"),
         ("engine_kwargs", "[1]", "JSON object"),
+        ("engine_kwargs", '{"enable_prefix_cache": true}', "Did you mean “enable_prefix_caching”"),
         ("engine_kwargs", '{"model": "x"}', "registry"),
         ("min_replicas", "5", "must not exceed"),
         ("idle_before_zero_s", "60", "min_replicas 0"),
@@ -96,6 +98,30 @@ def test_bad_input_names_its_field_and_keeps_what_was_typed(
     assert f'href="#id_{field}"' in page  # the summary leads to the field
     assert 'value="64 MiB"' in page or field == "kv_cache_memory_bytes"
     assert not Deployment.objects.exists()
+
+
+def test_one_answer_names_everything_that_is_wrong(
+    as_operator: Client, cluster: ClusterStatus, form_values: Form, deploy: Deploy
+) -> None:
+    wrong = {
+        "name": "Bad Name",
+        "tensor_parallel_size": "3",
+        "max_model_len": "4096",
+        "kv_cache_memory_bytes": "a lot",
+        "engine_kwargs": '{"enable_prefix_cache": true}',
+        "min_replicas": "3",
+        "max_replicas": "1",
+        "price_per_accelerator_hour_usd": "-1",
+    }
+    response = as_operator.post("/deployments/new/", {**form_values, **wrong})
+    page = response.content.decode()
+    assert response.status_code == 400
+    for field in wrong.keys() - {"max_replicas"}:
+        assert error_of(page, field), field
+    assert "must not exceed" in error_of(page, "min_replicas")
+    deploy("taken")
+    taken = as_operator.post("/deployments/new/", {**form_values, "name": "taken", "max_model_len": "4096"})
+    assert "already" in error_of(taken.content.decode(), "name")
 
 
 def test_what_cannot_be_placed_is_refused_with_the_arithmetic(
@@ -131,6 +157,7 @@ def test_the_plan_tells_claims_memory_and_money_without_writing(
     assert "21.8k tokens" in page  # 170 blocks of 128 tokens in 64 MiB
     assert "$0.05/h to $0.10/h" in page
     assert "$72.00" in page  # 0.10 × 720 h
+    assert "CUDA" not in page  # on CPU nothing is captured
     refused = as_operator.post("/deployments/new/check/", {**form_values, "tensor_parallel_size": "8"})
     assert "no room" in refused.content.decode()
     assert "Choose a model" in as_operator.get("/deployments/new/check/").content.decode()
@@ -147,6 +174,19 @@ def test_the_plan_is_not_green_where_something_is_known_to_be_wrong(
     RegisteredModel.objects.filter(name=form_values["model"]).update(problems=[fault])
     page = as_operator.post("/deployments/new/check/", form_values).content.decode()
     assert "Files are faulty" in page and "/gone does not exist" in page and "Fits" not in page
+
+
+def test_faulty_files_are_deployed_only_when_that_is_ticked(
+    as_operator: Client, cluster: ClusterStatus, form_values: Form
+) -> None:
+    fault = {"level": "error", "field": "source", "message": "The folder /gone does not exist."}
+    RegisteredModel.objects.filter(name=form_values["model"]).update(problems=[fault])
+    refused = as_operator.post("/deployments/new/", form_values)
+    page = refused.content.decode()
+    assert refused.status_code == 400 and "/gone does not exist" in error_of(page, "model")
+    assert 'name="accept_faulty_files"' in page and "Deploy all the same" in page
+    accepted = as_operator.post("/deployments/new/", {**form_values, "accept_faulty_files": "on"})
+    assert accepted.status_code == 302
 
 
 # --- changing ------------------------------------------------------------------------------------------
@@ -176,6 +216,20 @@ def test_an_edit_of_the_engine_makes_a_revision(
     assert Revision.objects.filter(deployment=chat).count() == 2
 
 
+def test_limits_edited_on_the_page_are_saved_and_can_be_taken_away(
+    as_operator: Client, deploy: Deploy, form_values: Form
+) -> None:
+    chat = deploy("chat")
+    given = edit_values(form_values, chat, max_model_len="1024", requests_per_minute="60")
+    assert as_operator.post("/deployments/chat/edit/", given).status_code == 302
+    chat.refresh_from_db()
+    assert chat.limits == {"requests_per_minute": 60}
+    given = edit_values(form_values, chat, max_model_len="1024", requests_per_minute="")
+    assert as_operator.post("/deployments/chat/edit/", given).status_code == 302
+    chat.refresh_from_db()
+    assert chat.limits == {}
+
+
 def test_the_second_of_two_editors_is_shown_both_versions_and_loses_nothing(
     as_operator: Client, people: dict[str, User], deploy: Deploy, form_values: Form
 ) -> None:
@@ -198,6 +252,46 @@ def test_the_second_of_two_editors_is_shown_both_versions_and_loses_nothing(
     assert again.status_code == 302
     chat.refresh_from_db()
     assert chat.max_replicas == 4
+
+
+def hidden_of(page: str) -> Form:
+    """What the page's form carries of the version it was opened at."""
+    found = re.findall(r'<input type="hidden" name="((?:initial-|expected_)\w+)"(?: value="([^"]*)")?', page)
+    assert found
+    return {name: html.unescape(value) for name, value in found}
+
+
+def test_an_edit_saves_only_what_its_editor_changed_and_keeps_the_other_ones(
+    as_operator: Client, people: dict[str, User], deploy: Deploy, form_values: Form
+) -> None:
+    chat = deploy("chat")  # context 2,048
+    opened = hidden_of(as_operator.get("/deployments/chat/edit/").content.decode())
+    as_shown = {name.removeprefix("initial-"): value for name, value in opened.items()}
+    mine = {**as_shown, **opened, "max_num_seqs": "16", "max_replicas": "4"}
+    actions.edit_deployment(
+        actor=actions.Actor(people["admin"]),
+        name="chat",
+        expected_version=1,
+        engine={"max_model_len": 1024},
+        capacity={"max_replicas": 3, "price_per_accelerator_hour_usd": "0.07"},
+    )
+    told = as_operator.post("/deployments/chat/edit/", mine)
+    page = told.content.decode()
+    assert told.status_code == 409
+    clashes, kept = page.split("Kept from admin-person", 1)
+    assert re.search(r"Most replicas.*?1.*?3.*?4", clashes, re.S)
+    assert re.search(r"Concurrent sequences.*?32.*?32.*?16", clashes, re.S)
+    assert "2,048 tokens" not in clashes.split("You changed", 1)[1]
+    assert re.search(r"Context length.*?2,048 tokens.*?1,024 tokens", kept, re.S)
+    assert re.search(r'name="max_model_len" value="1024"', page)
+
+    again = {**mine, **hidden_of(page), "max_model_len": "1024", "price_per_accelerator_hour_usd": "0.07"}
+    assert as_operator.post("/deployments/chat/edit/", again).status_code == 302
+    chat.refresh_from_db()
+    assert chat.current_revision
+    assert chat.current_revision.engine["max_model_len"] == 1024
+    assert chat.current_revision.engine["max_num_seqs"] == 16
+    assert (chat.max_replicas, str(chat.price_per_accelerator_hour_usd)) == (4, "0.070000")
 
 
 # --- verbs ---------------------------------------------------------------------------------------------

@@ -200,7 +200,7 @@ def test_the_second_of_two_editors_is_told_and_nothing_is_lost(as_operator: Clie
     assert as_operator.post("/models/qwen/edit/", first).status_code == 302
     response = as_operator.post("/models/qwen/edit/", {**first, "note": "second"})
     text = text_of(response)
-    assert response.status_code == 409 and "Somebody else changed this model" in text
+    assert response.status_code == 409 and "operator-person changed qwen" in text
     assert "first" in text and "second" in text, "both what is stored and what was typed are on the page"
     model.refresh_from_db()
     assert model.note == "first"
@@ -210,6 +210,12 @@ def test_the_second_of_two_editors_is_told_and_nothing_is_lost(as_operator: Clie
     assert as_operator.post("/models/qwen/edit/", again).status_code == 302
     model.refresh_from_db()
     assert model.note == "second", "saving again, having seen both, goes through"
+
+
+def test_chips_name_the_context_that_they_answer_for(as_operator: Client) -> None:
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "max_position_embeddings": 2048}
+    make_model("short", facts={}, config=config)
+    assert "2k context, predicted" in text_of(as_operator.get("/models/short/"))
 
 
 def test_files_are_read_again(as_operator: Client, tmp_path: Path) -> None:

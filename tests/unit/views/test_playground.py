@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 
 from console import conversations
 from console.chat_request import ChatRequest
@@ -26,6 +27,7 @@ from console.models import (
     User,
 )
 from tests.unit.conftest import make_user
+from workers.retention import drop_deleted_chats
 
 pytestmark = pytest.mark.django_db
 
@@ -101,7 +103,8 @@ def test_others_are_shown_with_their_state_and_why_they_cannot_be_used(as_viewer
     response = as_viewer.get("/playground/")
     text = text_of(response)
     assert "CUDA out of memory." in text and "Loading" in text and text.count("data-unusable") >= 2
-    assert data_of(response)["deployment"] is None
+    assert data_of(response)["deployment"] == "starting"
+    assert "Loading the model. You can send as soon as it is ready." in text
 
 
 def test_a_sleeping_deployment_can_be_chosen_and_says_that_it_wakes(as_viewer: Client) -> None:
@@ -191,7 +194,30 @@ def test_a_chat_is_deleted_with_all_it_holds(as_viewer: Client, viewer: User) ->
     chat = make_chat(viewer)
     assert as_viewer.get(f"/playground/{chat.pk}/delete/").status_code == 405
     assert as_viewer.post(f"/playground/{chat.pk}/delete/").headers["Location"] == "/playground/"
+    assert as_viewer.get(f"/playground/{chat.pk}/").status_code == 404
+    assert chat.title not in text_of(as_viewer.get("/playground/conversations/"))
+    drop_deleted_chats(time.time() + 300)
+    assert ChatMessage.objects.exists(), "it can still be taken back"
+    assert drop_deleted_chats(time.time() + 601) == 1
     assert not Conversation.objects.exists() and not ChatMessage.objects.exists()
+
+
+def test_a_deletion_is_taken_back_for_a_while_and_only_by_its_owner(
+    as_viewer: Client, viewer: User, admin: User
+) -> None:
+    chat = make_chat(viewer)
+    undo = f"/playground/{chat.pk}/restore/"
+    assert as_viewer.post(undo).status_code == 404, "nothing was deleted"
+    page = text_of(as_viewer.post(f"/playground/{chat.pk}/delete/", follow=True))
+    assert f'action="{undo}"' in page and "Undo" in page
+    other = Client()
+    other.force_login(admin)
+    assert other.post(undo).status_code == 404
+    assert as_viewer.post(undo).headers["Location"] == f"/playground/{chat.pk}/"
+    assert as_viewer.get(f"/playground/{chat.pk}/").status_code == 200
+    as_viewer.post(f"/playground/{chat.pk}/delete/")
+    Conversation.objects.update(deleted_at=timezone.now() - Conversation.UNDO_FOR)
+    assert as_viewer.post(undo).status_code == 404
 
 
 def test_history_is_switched_off_and_on_and_the_page_says_which(as_viewer: Client, viewer: User) -> None:

@@ -146,7 +146,7 @@ class TestDropping:
     def test_the_hourly_task_does_both(self):
         write_seconds(make_deployment(), first=START, count=600)
         done = retention.apply_retention(START + 600 + 2 * RETENTION_S[1])
-        assert done == {"rolled_up": 60 + 10 + 2 + 1, "dropped": 600}
+        assert done == {"rolled_up": 60 + 10 + 2 + 1, "dropped": 600, "chats": 0}
 
 
 class TestTable:
