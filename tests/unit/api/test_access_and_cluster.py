@@ -103,3 +103,13 @@ def test_usage_comes_in_pages_without_gaps_or_repeats(as_viewer: Caller, deploym
     assert len(as_viewer.get("requests?outcome=error").json()["items"]) == 1
     for query, field in (("before=x", "before"), ("key_id=0", "key_id"), ("before=1~", "before")):
         assert error_of(as_viewer.get(f"requests?{query}"), 400)["field"] == field
+
+
+def test_the_consoles_own_smoke_requests_are_not_listed(as_viewer: Caller, deployment: Deployment) -> None:
+    smoke = ApiKey.objects.create(name="smoke", digest="2" * 64, prefix="internal", kind="internal")
+    user_named_alike = ApiKey.objects.create(name="smoke", digest="3" * 64, prefix="rd-abc")
+    make_request(1, key=smoke)
+    make_request(2, key=user_named_alike)
+    make_request(3)
+    items = as_viewer.get("requests").json()["items"]
+    assert [row["id"] for row in items] == [f"{number:032x}" for number in (3, 2)]
