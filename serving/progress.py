@@ -103,16 +103,7 @@ def advance(
         known = Progress(generation=wanted.generation, revision=known.revision, queued_at=wanted.requested_at)
     if last_seen_at is None or now - last_seen_at > STALE_AFTER_S:
         known = replace(known, followed_from=now)
-    known = replace(
-        known,
-        app_status=app.status if app else "",
-        replicas_running=len(app.running) if app else 0,
-        replicas_target=app.replicas_target if app else 0,
-    )
-    if failed_start is not None:
-        # However many replicas of it died: they started together and count once.
-        causes = [*known.start_causes, same_cause_form(failed_start)][-MAX_START_FAILURES:]
-        known = replace(known, start_failures=known.start_failures + 1, start_causes=causes)
+    known = _with_what_was_seen(known, app, failed_start)
     if known.failed_at is not None or not wanted.running:
         return Step(known)
     if known.placing_at is None:
@@ -132,6 +123,20 @@ def advance(
     if was_up:
         return _follow_ready(known, app, last_seen_at, now)
     return _follow_start(known, app, replica_phases, deadlines, now)
+
+
+def _with_what_was_seen(known: Progress, app: SeenApp | None, failed_start: str | None) -> Progress:
+    known = replace(
+        known,
+        app_status=app.status if app else "",
+        replicas_running=len(app.running) if app else 0,
+        replicas_target=app.replicas_target if app else 0,
+    )
+    if failed_start is None:
+        return known
+    # However many replicas of it died: they started together and count once.
+    causes = [*known.start_causes, same_cause_form(failed_start)][-MAX_START_FAILURES:]
+    return replace(known, start_failures=known.start_failures + 1, start_causes=causes)
 
 
 def smoke_answered(known: Progress, *, revision: int, now: float) -> Progress:

@@ -30,8 +30,7 @@ def supervised_copy(
     """The supervisor of one data folder, for the time of the block; on leaving all parts have ended.
 
     `find_left_behind` gives pids that an earlier copy of this same folder left, beyond those it recorded.
-    `before_start` runs with the lock held and the folder clean, before signals are caught; `after_stop` with
-    the lock held once all parts have ended.
+    `before_start` runs with the folder clean, before signals are caught; `after_stop` once all have ended.
     Raises AlreadyRunning when another supervisor holds the folder.
     """
     lock = DataFolderLock(run_folder)

@@ -126,7 +126,8 @@ class Engine:
             rename = renaming(request, served=served)
             async with contextlib.aclosing(self._answers(path, request)) as answers:
                 async for answer in answers:
-                    if not isinstance(answer, str):
+                    # While nothing was sent, an error can be told as what it is, or another replica asked.
+                    if not isinstance(answer, str) or (not has_begun and _is_error(answer)):
                         yield wire.refusal(*self._refused(meter, answer))
                         complete = True
                         return
@@ -136,11 +137,6 @@ class Engine:
                         continue
                     if openai_errors.is_error_event(event):
                         error_class = "engine_failed"
-                        if not has_begun:
-                            # Nothing was sent, so it can still be told as what it is, or asked elsewhere.
-                            yield wire.refusal(*self._failed(meter, None))
-                            complete = True
-                            return
                         event = openai_errors.error_event(openai_errors.ENGINE_STOPPED, code=error_class)
                     has_begun = True
                     yield rename(event)
@@ -221,6 +217,8 @@ class Engine:
         return meter.meta(status=400, error_class=TASK_NOT_SUPPORTED), body
 
     def _refused(self, meter: Meter, answer: Any) -> tuple[wire.Meta, bytes]:
+        if isinstance(answer, str):
+            return self._failed(meter, None)
         status = int(getattr(answer.error, "code", 500) or 500)
         if status >= 500:
             return self._failed(meter, None)
@@ -312,6 +310,10 @@ def _make_engine(args: dict[str, Any]) -> Any:
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _is_error(answer: str) -> bool:
+    return openai_errors.is_error_event(answer.encode())
 
 
 def _is_refusal(answer: Any) -> bool:

@@ -169,3 +169,13 @@ def test_requests_are_filtered_by_status_failure_and_time(as_viewer: Caller, dep
     assert ids("status=429") == [2] and ids("failed=true") == [3] and ids("slower_than_s=1") == [2]
     assert ids("since=1700000001.25") == [3, 2] and ids("until=1700000001") == [1]
     assert ids("slower_than_p95=true") == []
+
+
+def test_the_consoles_own_smoke_requests_are_not_listed(as_viewer: Caller, deployment: Deployment) -> None:
+    smoke = ApiKey.objects.create(name="smoke", digest="2" * 64, prefix="internal", kind="internal")
+    user_named_alike = ApiKey.objects.create(name="smoke", digest="3" * 64, prefix="rd-abc")
+    make_request(1, key=smoke)
+    make_request(2, key=user_named_alike)
+    make_request(3)
+    items = as_viewer.get("requests").json()["items"]
+    assert [row["id"] for row in items] == [f"{number:032x}" for number in (3, 2)]
