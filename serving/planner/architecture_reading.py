@@ -23,6 +23,12 @@ CONTEXT = (
 )  # fmt: skip
 LARGEST_CONTEXT = 1 << 31
 ASSUMED_CONTEXT_TOKENS = 2048
+WITHOUT_ATTENTION = ("mamba", "falcon_mamba", "mamba2")
+STORED_DTYPES = frozenset({
+    "auto", "bfloat16", "float16", "half", "float32", "float", "float64", "double", "float8_e4m3fn",
+    "float8_e5m2", "int8", "uint8",
+})  # fmt: skip
+"""Torch's names that a checkpoint may give its type by."""
 UNSCALED_ROPE = ("su", "longrope", "llama3", "default", "mrope", "proportional")
 
 
@@ -34,8 +40,15 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
     fields = Fields(config)
     name = _name(config)
     loaded = _dtype(fields, dtype)
-    sizes = read_sizes(fields, bytes_per_element=BYTES_PER_ELEMENT[loaded])
     family = FAMILIES.get(name or "")
+    if family is not None:
+        fields.check_common()
+    sizes = read_sizes(
+        fields,
+        bytes_per_element=BYTES_PER_ELEMENT[loaded],
+        has_attention=family is not None and family.name not in WITHOUT_ATTENTION,
+        per_layer=family is None,
+    )
     longest = _max_context_tokens(fields)
     unknown_because = "" if family else _why_unknown(name)
     layers, traits, tied_by_default = (_plain_layers(sizes), None, False)
@@ -109,6 +122,7 @@ def _text(value: Any) -> str | None:
 
 def _dtype(fields: Fields, asked: str) -> str:
     """The type of unquantised weights: float32 checkpoints load in 16 bit unless float32 is asked for."""
+    _check_stored_dtype(fields)
     if asked != "auto":
         wanted = {"half": "float16", "float": "float32"}.get(asked, asked)
         if wanted not in BYTES_PER_ELEMENT:
@@ -118,6 +132,13 @@ def _dtype(fields: Fields, asked: str) -> str:
         return wanted
     given = fields.words("dtype", "torch_dtype").removeprefix("torch.")
     return given if given in ("float16", "bfloat16") else "bfloat16"
+
+
+def _check_stored_dtype(fields: Fields) -> None:
+    for name in ("torch_dtype", "dtype"):
+        stored = fields.words(name).removeprefix("torch.")
+        if stored and stored not in STORED_DTYPES:
+            raise BadPlanInput(f"{name} is {shown(stored)}, which is no type of weights.", field=name)
 
 
 def _is_tied(fields: Fields, by_default: bool) -> bool:
