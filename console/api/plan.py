@@ -91,6 +91,9 @@ class PlanOut(Schema):
     reasons: list[str]
     lever: str | None = Field(description="what would help most where it is tight or does not fit")
     weight_bytes_per_rank: list[int] | None
+    weights_are_exact: bool | None = Field(
+        description="false where they are the upper end of a band from the checkpoint's bytes"
+    )
     weight_parts_per_rank: list[dict[str, int]] | None
     kv_bytes_per_token_per_rank: list[int] | None
     kv_cache_bytes_per_rank: int | None
@@ -106,6 +109,7 @@ class PlanOut(Schema):
     ttft_unloaded_range_s: Seconds | None
     tpot_s: Seconds | None = Field(description="at `concurrency`")
     latency_basis: str | None
+    no_times_because: str | None = Field(description="why times and prices per token are null")
     usd_per_hour: float | None
     usd_per_million_output_tokens: float | None
     usd_per_million_output_tokens_full_load: float | None

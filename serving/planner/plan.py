@@ -15,7 +15,7 @@ from serving.planner.architecture_reading import read_architecture
 from serving.planner.latency import predict
 from serving.planner.money import price
 from serving.planner.plan_accounting import Account, account_of
-from serving.planner.plan_checkpoint import doubt, with_tensors
+from serving.planner.plan_checkpoint import doubt, unchecked, with_tensors
 from serving.planner.plan_levers import best_lever
 from serving.planner.plan_unknown import plan_unknown
 from serving.planner.plan_words import arithmetic, gib, words_for
@@ -31,8 +31,8 @@ def make_plan(request: PlanRequest) -> Plan:
     Raises BadPlanInput (with the field) for senseless values; an engine's refusal is a verdict, not an error.
     """
     architecture = read_architecture(request.config, dtype=request.dtype)
-    quantization = read_quantization(Fields(request.config), request.quantization)
-    quantization = with_tensors(quantization, request.tensors)
+    fields = Fields(request.config)
+    quantization = with_tensors(read_quantization(fields, request.quantization), request.tensors, fields)
     resolved = resolve(request, architecture)
     settings = _settings(resolved, architecture, quantization)
     refused = refusals(resolved, architecture, quantization)
@@ -40,7 +40,7 @@ def make_plan(request: PlanRequest) -> Plan:
         return _refused(refused, architecture, settings)
     doubted = doubt(request, architecture, quantization)
     if doubted or not architecture.is_known or not quantization.is_known:
-        return plan_unknown(resolved, architecture, quantization, settings, why=doubted)
+        return plan_unknown(resolved, architecture, quantization, settings, doubt=doubted)
     account = account_of(resolved, architecture, quantization)
     if account.problems:
         return _refused(account.problems, architecture, settings)
@@ -71,6 +71,7 @@ def _judged(
     settings: dict[str, object],
 ) -> Plan:
     verdict, reasons, refused_field = words_for(request, account)
+    reasons += tuple(filter(None, (quantization.note, unchecked(request))))
     lever = ""
     if verdict in ("tight", "does_not_fit"):
         lever = best_lever(request, architecture, quantization, verdict)

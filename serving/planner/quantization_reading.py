@@ -62,6 +62,8 @@ class Quantization:
     is_known: bool = True
     unknown_because: str = ""
     refusal: str = ""
+    note: str = ""
+    """What a reader should know although nothing is wrong."""
     minimum_capability: int = 0
 
     def scheme_of(self, path: str, shards: tuple[str, ...], *, experts: bool = False) -> Scheme:

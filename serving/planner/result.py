@@ -116,5 +116,7 @@ class Plan:
     arithmetic: tuple[str, ...] = ()
     architecture: str | None = None
     architecture_is_known: bool = True
+    no_times_because: str = ""
+    """Why there are no times, and so no price per token, where there are none; a sentence."""
     settings: dict[str, object] = field(default_factory=dict)
     """What the plan assumed where the request said nothing: max_num_seqs, max_num_batched_tokens, dtype …"""

@@ -92,6 +92,7 @@ def _request(options: dict[str, Any]) -> PlanRequest:
         config=checkpoint.config,
         tensors=checkpoint.tensors,
         checkpoint_bytes=checkpoint.checkpoint_bytes,
+        checkpoint_doubt=checkpoint.doubt,
         accelerator=_accelerator(options["accelerator"]),
         dtype=options["dtype"],
         quantization=options["quantization"],
