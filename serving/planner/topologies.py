@@ -79,6 +79,10 @@ def topologies(
     """All pairs up to `most_accelerators` per replica, the possible ones ranked first, then the impossible
     ones with their reason. `request` gives everything but the two sizes."""
     per_node = _per_node(request, cluster)
+    if request.accelerator is not None:
+        # Levers that name a topology follow the nodes that are there, too.
+        node = replace(request.accelerator, accelerators_per_node=per_node)
+        request = replace(request, accelerator=node)
     found: list[Topology] = []
     for tensor in range(1, (most_accelerators if tp_may_span_nodes else per_node) + 1):
         for pipeline in range(1, MOST_STAGES + 1):

@@ -178,7 +178,7 @@ def test_a_lever_holds_what_it_promises() -> None:
     request = PlanRequest(
         model("Qwen/Qwen3-32B")["config"], accelerator=card(usable_gib=79.18), max_model_len=32000
     )
-    assert make_plan(request).lever == "Lowering max_num_seqs to 128 makes it fit."
+    assert make_plan(request).lever == "Lowering max_num_seqs to 128 makes it fit at the upper estimate too."
     fewer = PlanRequest(
         model("Qwen/Qwen3-32B")["config"],
         accelerator=card(usable_gib=79.18),
