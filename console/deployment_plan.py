@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 from django.core.exceptions import ValidationError
 
@@ -19,16 +20,40 @@ from console.models import Deployment, RegisteredModel
 from console.placements import check_against_cluster
 from console.planning import Load, plan_engine, question_of
 from serving.errors import NotPlaceable, RaydeckError
+from serving.planner.memory import expected_parts
 from serving.planner.request import BadPlanInput
-from serving.planner.result import Memory
+from serving.planner.result import ByteRange, Memory
 from serving.planner.result import Plan as Prediction
 from serving.spec import CapacitySpec, EngineSpec
 
 HOURS_OF_30_DAYS = 720
 
 
-BarPart = tuple[str, str, int, float]
-"""Colour class, label, bytes, share of the whole."""
+class BarPart(NamedTuple):
+    """One part of the memory bar: colour class, label, expected bytes and their share of the whole; `low` and
+    `high` bound what is an estimate."""
+
+    kind: str
+    label: str
+    size: int
+    share: float
+    low: int
+    high: int
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether the figure is the middle of a band."""
+        return self.low != self.high
+
+
+BAR = (
+    ("w", "weights", "Weights"),
+    ("k", "kv_cache", "KV cache"),
+    ("a", "activation", "Activations"),
+    ("o", "runtime", "Runtime"),
+    ("o", "cuda_graphs", "CUDA graphs"),
+)
+"""Colour class -> part of the plan, and its label."""
 
 
 @dataclass
@@ -63,22 +88,38 @@ class Plan:
 
     @property
     def bar(self) -> list[BarPart]:
-        """One rank's memory by part, the fullest pipeline stage; the rest that stays free comes last."""
+        """One rank's memory by part as expected, on the pipeline stage with the least room for the cache;
+        what stays free comes last. Parts that together exceed the accelerator's memory do not fit."""
         memory = self.memory
         if memory is None:
             return []
-        weights = max(stage.weight_bytes for stage in memory.stages)
+        expected = expected_parts(memory)
+        exact = memory.weights_are_exact
         parts = [
-            ("w", "Weights", weights),
-            ("k", "KV cache", memory.kv_cache_bytes),
-            ("a", "Activations, at most", memory.activation.high),
-            ("o", "Runtime, CUDA graphs, at most", memory.runtime.high + memory.cuda_graphs.high),
+            (kind, f"{label}, at most" if name == "weights" and not exact else label, *expected[name])
+            for kind, name, label in BAR
         ]
-        used = sum(size for _, _, size in parts)
+        used = sum(size for _, _, size, _ in parts)
         whole = max(used, memory.usable_bytes or 0) or 1
         if memory.usable_bytes and memory.usable_bytes > used:
-            parts.append(("f", "Free", memory.usable_bytes - used))
-        return [(kind, label, size, size / whole) for kind, label, size in parts if size]
+            free = memory.usable_bytes - used
+            parts.append(("f", "Left free", free, ByteRange(free, free)))
+        return [
+            BarPart(kind, label, size, size / whole, band.low, band.high)
+            for kind, label, size, band in parts
+            if size or band.high
+        ]
+
+    @property
+    def limit_share(self) -> float | None:
+        """Where on the bar gpu_memory_utilization ends; None where the cache has a size of its own."""
+        memory = self.memory
+        if memory is None or not memory.usable_bytes or memory.requested_bytes is None:
+            return None
+        if self.engine is not None and self.engine.kv_cache_memory_bytes is not None:
+            return None
+        used = sum(part.size for part in self.bar if part.kind != "f")
+        return memory.requested_bytes / max(used, memory.usable_bytes)
 
     @property
     def update_words(self) -> str:

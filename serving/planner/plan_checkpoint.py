@@ -58,6 +58,7 @@ def with_tensors(
     if (fields.part(FIELD) or {}).get(FORCED[kind]):
         return replace(
             quantization,
+            targets=(),
             refusal=f"config.json names modules that are quantised with {what}, but no tensor is packed "
             "(qweight): vLLM does not find the weights that it would load.",
         )
