@@ -234,7 +234,7 @@ def _verdict(predicted: Prediction | None, registered: RegisteredModel, wrong: l
     """The planner's word, unless something typed is wrong or the files are known to be faulty."""
     if wrong:
         return "invalid", wrong[0]
-    faults = [problem["message"] for problem in registered.problems if problem.get("level") == "error"]
+    faults = _faults(registered, predicted)
     if faults:
         return "faulty_files", f"{faults[0]} It will hardly start from this machine."
     if predicted is None:
@@ -244,6 +244,17 @@ def _verdict(predicted: Prediction | None, registered: RegisteredModel, wrong: l
         )
     reason = " ".join((*predicted.reasons, predicted.lever)).strip()
     return predicted.verdict, "" if predicted.verdict == "fits" else reason
+
+
+def _faults(registered: RegisteredModel, predicted: Prediction | None) -> list[str]:
+    """What is wrong with the files. An architecture that nobody knows is no fault of theirs: the planner has
+    its own word for that."""
+    has_word = predicted is not None and predicted.verdict in ("unknown", "refused")
+    return [
+        problem["message"]
+        for problem in registered.problems
+        if problem.get("level") == "error" and not (has_word and problem.get("field") == "architectures")
+    ]
 
 
 def _compare(plan: Plan, name: str) -> None:

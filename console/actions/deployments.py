@@ -28,7 +28,7 @@ from console.planning import check_plan, plan_engine
 from console.wakeup import wake_reconciler
 from serving.errors import Conflict, InvalidSpec, NotFound
 from serving.planner.report import stored
-from serving.render import cpu_kv_cache_bytes
+from serving.render import FALLBACK_CONTEXT_TOKENS, cpu_kv_cache_bytes
 from serving.spec import NAME_HELP, NAME_PATTERN, CapacitySpec, EngineSpec
 from serving.topology import check_topology
 
@@ -37,7 +37,6 @@ CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 COLOURS = 6
 RESERVED_NAMES = ("new", "parts")
 """/deployments/new/ and its like are pages."""
-FALLBACK_CONTEXT_TOKENS = 4096
 """Context length when the operator names none and the model's files could not be read."""
 
 

@@ -19,7 +19,7 @@ from console.models import ExactPlan, RegisteredModel
 from console.placements import known_nodes, other_claims
 from console.planning import checkpoint_of, rank_topologies, view_of
 from serving.accelerators import unknown_message
-from serving.planner.inputs import Checkpoint, check_request
+from serving.planner.inputs import Checkpoint, as_deployed, check_request
 from serving.planner.plan import make_plan
 from serving.planner.report import flat
 from serving.planner.request import BadPlanInput, PlanRequest
@@ -49,7 +49,9 @@ class PlanInput(Input):
     max_num_seqs: int | None = Field(None, ge=1, le=1 << 20)
     max_num_batched_tokens: int | None = Field(None, ge=1, le=1 << 26)
     gpu_memory_utilization: float = Field(0.92, gt=0, le=1)
-    kv_cache_memory_bytes: int | None = Field(None, ge=1, le=1 << 50, description="per rank; skips profiling")
+    kv_cache_memory_bytes: int | None = Field(
+        None, ge=1, le=1 << 50, description="per rank; skips profiling. Null on CPU: what a deployment gets"
+    )
     block_size: int | None = Field(None, ge=1, le=4096)
     enforce_eager: bool = False
     enable_prefix_caching: bool = True
@@ -258,7 +260,7 @@ def _request(body: PlanInput) -> PlanRequest:
         **body.model_dump(exclude=set(NOT_OF_THE_PLANNER)),
     )
     check_request(question)
-    return question
+    return as_deployed(question)
 
 
 def _checkpoint(body: PlanInput) -> Checkpoint:

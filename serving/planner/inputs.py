@@ -7,16 +7,18 @@ the field's name. Pure apart from reading the named files.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from serving.bounded_json import Unreadable, read_object
 from serving.checkpoint import CONFIG_LIMIT_BYTES, INDEX_LIMIT_BYTES
+from serving.model_config import read_config
 from serving.planner.architecture_fields import shown
 from serving.planner.request import BadPlanInput, PlanRequest, TensorGroup
 from serving.planner.shards import Shards, read_shards
 from serving.planner.tensors import group_index, group_tensors, total_size, weight_map
+from serving.render import FALLBACK_CONTEXT_TOKENS, cpu_kv_cache_bytes
 from serving.spec import DTYPES
 
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8_ds_mla")
@@ -74,6 +76,19 @@ def _against(shards: Shards, named: set[str], stated: int | None) -> str:
     if stated is not None and not shards.total_bytes * 0.7 <= stated <= shards.total_bytes * 1.35:
         return f"The index states {stated:,} bytes of weights, its files hold {shards.total_bytes:,}."
     return ""
+
+
+def as_deployed(request: PlanRequest) -> PlanRequest:
+    """A question about the CPU engine with the cache that a deployment would give it where none is named.
+
+    vLLM itself would take most of the machine. Must be used wherever a plan stands for a deployment.
+    """
+    if request.accelerator is not None or request.kv_cache_memory_bytes is not None:
+        return request
+    facts = read_config(request.config)
+    length = request.max_model_len or facts.max_context_tokens or FALLBACK_CONTEXT_TOKENS
+    kv = cpu_kv_cache_bytes(kv_bytes_per_token=facts.kv_bytes_per_token, max_model_len=length)
+    return replace(request, max_model_len=length, kv_cache_memory_bytes=kv)
 
 
 def check_request(request: PlanRequest) -> None:
