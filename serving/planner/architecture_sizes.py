@@ -44,11 +44,6 @@ def read_sizes(
     `per_layer`: sizes may be lists with an entry per layer, as some classes that no closed form covers have.
     """
     hidden = fields.whole("hidden_size", "n_embd", "d_model", "model_dim")
-    pattern = fields.raw("hybrid_override_pattern")
-    default_layers = len(pattern) if isinstance(pattern, str) and 0 < len(pattern) <= MOST_LAYERS else None
-    for listed in ("layers_block_type", "block_configs"):
-        if default_layers is None and isinstance(fields.raw(listed), list):
-            default_layers = min(len(fields.raw(listed)), MOST_LAYERS) or None
     heads = fields.whole(*HEADS, default=None if has_attention else 1, at_most=1 << 14)
     kv_heads = _kv_heads(fields, heads, per_layer=per_layer)
     return Sizes(
@@ -57,7 +52,7 @@ def read_sizes(
             "n_layer",
             "n_layers",
             "num_layers",
-            default=default_layers,
+            default=_listed_layers(fields),
             at_most=MOST_LAYERS,
         ),
         hidden=hidden,
@@ -76,6 +71,15 @@ def read_sizes(
         ),
         bytes_per_element=bytes_per_element,
     )
+
+
+def _listed_layers(fields: Fields) -> int | None:
+    """How many layers a pattern or a list of blocks has, where the config gives no number."""
+    pattern = fields.raw("hybrid_override_pattern")
+    if isinstance(pattern, str) and 0 < len(pattern) <= MOST_LAYERS:
+        return len(pattern)
+    lists = [fields.raw(name) for name in ("layers_block_type", "block_configs")]
+    return next((min(len(each), MOST_LAYERS) for each in lists if isinstance(each, list) and each), None)
 
 
 def rope_of(
