@@ -242,8 +242,10 @@ def _verdict(predicted: Prediction | None, registered: RegisteredModel, wrong: l
             "unread",
             "The engine reads this model's files when it is deployed; until then nothing can be planned.",
         )
-    reason = " ".join((*predicted.reasons, predicted.lever)).strip()
-    return predicted.verdict, "" if predicted.verdict == "fits" else reason
+    if predicted.verdict == "fits":
+        # The first reason repeats the figures beside it; the others are what a reader should know.
+        return "fits", " ".join(predicted.reasons[1:])
+    return predicted.verdict, " ".join((*predicted.reasons, predicted.lever)).strip()
 
 
 def _faults(registered: RegisteredModel, predicted: Prediction | None) -> list[str]:

@@ -14,7 +14,7 @@ from serving.planner.architecture import Architecture
 from serving.planner.architecture_fields import Fields
 from serving.planner.checkpoint_layers import draft_layers, gaps, layers_against
 from serving.planner.layers import Rank
-from serving.planner.quantization_reading import FIELD, Quantization
+from serving.planner.quantization_reading import Quantization, section_of
 from serving.planner.request import PlanRequest, TensorGroup
 from serving.planner.weights import plan_weights, total_parameters
 from serving.planner.weights_tower import tower_bytes
@@ -55,7 +55,7 @@ def with_tensors(
             quantization, modules=quantized, head=any(name.endswith("lm_head") for name in quantized)
         )
     what = kind.upper()
-    if (fields.part(FIELD) or {}).get(FORCED[kind]):
+    if (section_of(fields) or {}).get(FORCED[kind]):
         return replace(
             quantization,
             targets=(),
@@ -88,7 +88,7 @@ def doubt(request: PlanRequest, architecture: Architecture, quantization: Quanti
     against = layers_against(tensors, architecture) if tensors else ""
     if against:
         return Doubt(against)
-    is_quantized = bool(Fields(request.config).part(FIELD)) and bool(quantization.targets)
+    is_quantized = bool(section_of(Fields(request.config))) and bool(quantization.targets)
     if not is_quantized and (found := _unsaid(tensors)):
         return found
     if quantization.method is None and (gap := gaps(tensors, architecture)):

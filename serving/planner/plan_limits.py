@@ -7,8 +7,9 @@ from serving.planner.latency import unknown_because
 from serving.planner.request import Accelerator, PlanRequest
 from serving.planner.result import Memory, Verdict
 
-SAME_RUNNER = ("AMD",)
-"""Vendors whose accelerators vLLM runs with the same model runner as NVIDIA's."""
+CUDA_VENDOR = "nvidia"
+SAME_RUNNER = "amd"
+"""The vendor whose accelerators vLLM runs with the same model runner as NVIDIA's."""
 NOT_STARTED: dict[Verdict, str] = {
     "does_not_fit": "It does not fit, so it has no times and no price per token.",
     "refused": "The engine would not start.",
@@ -18,7 +19,13 @@ ON_CPU = "Times on CPU are not predicted; they are measured once it serves."
 
 def is_cuda(card: Accelerator | None) -> bool:
     """Whether the memory model was made for this machine (the CPU engine has its own, simpler one)."""
-    return card is None or card.compute_capability is not None or card.vendor in ("", "NVIDIA")
+    if card is None or card.compute_capability is not None or not card.vendor:
+        return True
+    return card.vendor.lower().startswith(CUDA_VENDOR)
+
+
+def _has_same_runner(card: Accelerator) -> bool:
+    return card.vendor.lower().startswith(SAME_RUNNER)
 
 
 def beyond_cuda(
@@ -34,7 +41,7 @@ def beyond_cuda(
     )
     if verdict == "does_not_fit":
         return verdict, (*reasons, why)
-    return "tight" if card.vendor in SAME_RUNNER else "unknown", (why, *reasons)
+    return "tight" if _has_same_runner(card) else "unknown", (why, *reasons)
 
 
 def no_times_because(
@@ -46,7 +53,7 @@ def no_times_because(
         return NOT_STARTED[verdict]
     if card is None:
         return ON_CPU
-    if not is_cuda(card) and card.vendor not in SAME_RUNNER:
+    if not is_cuda(card) and not _has_same_runner(card):
         return f"Times were fitted to NVIDIA's accelerators; nothing is known of {card.name}."
     if memory is None:
         return "Nothing says how much memory there is."

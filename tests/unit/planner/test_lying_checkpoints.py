@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
+from serving.accelerators import accelerator
+from serving.planner.architecture_reading import read_architecture
+from serving.planner.checkpoint_layers import layers_against
+from serving.planner.plan import make_plan
+from serving.planner.request import PlanRequest
+from serving.planner.tensors import group_index
 from tests.unit.planner.configs import LLAMA_8B
+from tests.unit.planner.recorded import recording
 from tests.unit.planner.test_plan_command import plan
 
+H100 = accelerator("H100")
 SIZE = 16_060_522_496
 LAYER = {
     "self_attn.q_proj": (4096, 4096), "self_attn.k_proj": (1024, 4096), "self_attn.v_proj": (1024, 4096),
@@ -124,6 +132,35 @@ def test_an_unknown_architecture_gets_no_figures_from_nothing(
     code, answer = planned(tmp_path, index(metadata=metadata), config)
     assert (code, answer["verdict"], answer["weight_bytes_per_rank"]) == (3, "unknown", None)
     assert "0.0 MiB" not in " ".join(answer["reasons"])
+
+
+DEEPSEEK: dict[str, Any] = next(
+    found["config"] for found in recording("exact.json")["facts"] if found["name"] == "dsr1"
+)
+
+
+def test_draft_layers_and_towers_are_no_contradiction() -> None:
+    """A layer for speculative decoding follows the decoder's, and towers have layers of their own."""
+    names = [f"model.layers.{n}.input_layernorm.weight" for n in range(62)]
+    groups = group_index(
+        {"weight_map": dict.fromkeys([*names, *(f"visual.blocks.{n}.a.weight" for n in range(99))], "x")}
+    )
+    config = DEEPSEEK | {"num_hidden_layers": 61}
+    assert layers_against(groups, read_architecture(config | {"num_nextn_predict_layers": 1})) == ""
+    assert "layer 61" in layers_against(groups, read_architecture(config | {"num_nextn_predict_layers": 0}))
+
+
+def test_a_section_under_its_older_name_is_a_section_too() -> None:
+    section = {"quant_method": "compressed-tensors", "format": "float-quantized"}
+    tensors = group_index({"weight_map": {
+        f"model.layers.{n}.mlp.up_proj.{last}": "x" for n in range(32) for last in ("weight", "weight_scale")
+    }})  # fmt: skip
+    plan = make_plan(
+        PlanRequest(
+            LLAMA_8B | {"compression_config": section}, tensors=tensors, accelerator=H100, max_model_len=4096
+        )
+    )
+    assert plan.verdict == "fits", plan.reasons
 
 
 def write_shards(folder: Path, held: dict[str, tuple[int, ...]], places: dict[str, str]) -> None:
