@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
-.PHONY: help run test test-fast setup lint format doctor bench bench-live bench-planner clean clean-all
+.PHONY: help run test test-fast setup lint format doctor bench bench-live bench-planner bench-history clean clean-all
 
 help:
 	@echo "make run        set up what is missing, then start everything (Ctrl-C stops all of it)"
@@ -51,6 +51,10 @@ bench-live:
 bench-planner:
 	@$(PYTHON) -m deploy.setup test
 	@exec $(VENV_PYTHON) -m tests.bench.bench_planner
+
+bench-history:
+	@$(PYTHON) -m deploy.setup test
+	@exec $(VENV_PYTHON) -m tests.bench.bench_history
 
 # The data folder (var, or RAYDECK_DATA_DIR) is never touched here: it holds what users made.
 clean:

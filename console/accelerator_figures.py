@@ -80,6 +80,11 @@ def accelerator_for_planner(
     for column, (target, unit) in FIGURES.items():
         value = figures[column].value
         values[target] = value if value is None or unit == 1 else value * unit
+    per_node = figures["accelerators_per_node"]
+    if per_node.origin == "cluster":
+        # Plans are also for nodes that could be had; whether those there now have room is said beside them.
+        usual = max(per_node.value or 0, per_node.shipped or USUAL_PER_NODE)
+        values["accelerators_per_node"] = int(usual)
     values["compute_capability"] = capability(capability_text(row, shipped))
     values["usd_per_hour"], values["price_note"] = None, ""
     if row and row.vendor:

@@ -18,6 +18,8 @@ import plotly.graph_objects as go
 from console import formats
 
 GIB = 1 << 30
+KEPT_S = 60
+"""How old a kept value may be; the same as the tables' figures (console.fleet) and static/js/live.js."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Headline:
-    """A current value in a chart's head. `keep` shows the last measured one while none is measured."""
+    """A current value in a chart's head. `keep` shows the last one of the last minute while none is measured:
+    requests do not finish every second."""
 
     field: str
     format: str
@@ -69,6 +72,7 @@ def _latency(key: str, title: str, hint: str, format_name: str) -> Chart:
         traces=(
             Trace(f"{key}_p50_s", "p50", "p50", hover="%{y:.3s}s"),
             Trace(f"{key}_p95_s", "p95", "p95", hover="%{y:.3s}s"),
+            Trace(f"{key}_p99_s", "p99", "p99", hover="%{y:.3s}s"),
         ),
         headlines=(
             Headline(f"{key}_p95_s", format_name, "p95", keep=True),
@@ -87,6 +91,7 @@ CHARTS = {
         ),
         _latency("tpot", "Time per output token", "TPOT: between two tokens of one reply", "ms"),
         _latency("e2e", "End-to-end latency", "From the request to the end of its reply", "seconds"),
+        _latency("queue", "Queue time", "Waiting in the engine before it began to read the prompt", "ms"),
         Chart(
             key="requests",
             title="Requests",
@@ -240,12 +245,16 @@ def _short(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def card(chart: Chart, history: Mapping[str, Any], topic: str) -> dict[str, Any]:
-    """What the template of a chart needs: current values as text, a sentence for its accessible name."""
+def card(
+    chart: Chart, history: Mapping[str, Any], topic: str, *, slo_s: float | None = None
+) -> dict[str, Any]:
+    """What the template of a chart needs: current values as text, a sentence for its accessible name. `slo_s`
+    is the threshold in seconds that is drawn across it."""
     points: list[dict[str, Any]] = history.get("points") or []
     heads = []
     for headline in chart.headlines:
-        value = _latest(points, headline.field, headline.keep)
+        shown = _last_minute(points, history) if headline.keep else points[-1:]
+        value = _latest(shown, headline.field)
         heads.append({"headline": headline, "text": getattr(formats, headline.format)(value)})
     drawn = {trace.field for trace in chart.traces if not trace.topic}
     has_points = any(point.get(field) is not None for point in points for field in drawn) if drawn else True
@@ -254,14 +263,21 @@ def card(chart: Chart, history: Mapping[str, Any], topic: str) -> dict[str, Any]
         "chart": chart,
         "topic": topic,
         "heads": heads,
-        "sentence": f"{chart.title}: {words}",
+        "sentence": f"{chart.title}: {words}" + (f", objective {formats.ms(slo_s)}" if slo_s else ""),
+        "slo_s": slo_s,
+        "slo_label": formats.ms(slo_s) if slo_s else "",
         "has_points": has_points,
     }
 
 
-def _latest(points: Sequence[Mapping[str, Any]], field: str, keep: bool) -> Any:
-    if not keep:
-        return _field(points[-1], field) if points else None
+def _last_minute(
+    points: Sequence[Mapping[str, Any]], history: Mapping[str, Any]
+) -> Sequence[Mapping[str, Any]]:
+    bucket_s, end = history["resolution_s"], history["to"]
+    return [point for point in points if point["t"] + bucket_s > end - KEPT_S]
+
+
+def _latest(points: Sequence[Mapping[str, Any]], field: str) -> Any:
     values = (_field(point, field) for point in reversed(points))
     return next((value for value in values if value is not None), None)
 

@@ -80,11 +80,14 @@ def stats_of(
 
 
 def with_engine(stats: dict[str, Any], engine: dict[str, Any] | None) -> dict[str, Any]:
-    """The figures with what the engine's own record adds: its time to first token, and its count of tokens
-    where only pieces could be counted. static/js/chat_answer.js does the same for a reply just ended."""
+    """The figures with what the usage record adds: the engine's time to first token, its count of tokens
+    where only pieces could be counted, and what the reply has cost, once that is known.
+    static/js/chat_answer.js does the same for a reply just ended."""
     if not engine:
         return stats
-    merged = {**stats, "engine_ttft_s": engine["engine_ttft_s"]}
+    merged = {**stats, "engine_ttft_s": engine["engine_ttft_s"], "parts": engine.get("parts") or []}
+    if engine.get("allocated_usd") is not None:
+        merged["allocated_usd"] = engine["allocated_usd"]
     if stats.get("tokens_counted") and engine["completion_tokens"] is not None:
         merged |= _recounted(stats, int(engine["completion_tokens"]))
     if stats.get("prompt_tokens") is None:

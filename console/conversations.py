@@ -13,8 +13,10 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from console import request_log, spending
 from console.chat_request import ChatRequest
 from console.models import ChatMessage, Conversation, RequestRecord, User
+from serving.cost import in_usd
 
 TITLE_CHARACTERS = 60
 LISTED = 100
@@ -100,17 +102,28 @@ def add_reply(*, conversation_id: int, content: str, state: str, stats: dict[str
 
 def engine_figures(*, user: User, request_ids: list[str]) -> dict[str, dict[str, Any]]:
     """What the usage records say of the user's own requests: `engine_ttft_s` (queue + prefill on the engine's
-    clock), `prompt_tokens` and `completion_tokens` as the engine counted, an aborted reply's too. A record
-    arrives a second or two after its reply."""
+    clock), `prompt_tokens` and `completion_tokens` as the engine counted, an aborted reply's too, the `parts`
+    of the request's time, and `allocated_usd`, its share of its replica's cost as text. A record arrives a
+    second or two after its reply, its share some minutes later: None until then."""
     found = RequestRecord.objects.filter(pk__in=request_ids, user_name=user.username)
+    shared_until = spending.shared_until() or 0
     return {
         record.pk: {
             "engine_ttft_s": _sum(record.queue_s, record.prefill_s),
             "prompt_tokens": record.prompt_tokens,
             "completion_tokens": record.completion_tokens,
+            "allocated_usd": _allocated_usd(record, shared_until),
+            "parts": request_log.waterfall(record),
         }
         for record in found
     }
+
+
+def _allocated_usd(record: RequestRecord, shared_until: int) -> str | None:
+    """Dollars with every digit, once the whole time of the request is shared out."""
+    if record.cost_units is None or record.finished_at > shared_until:
+        return None
+    return format(in_usd(record.cost_units), "f")
 
 
 def title_of(text: str) -> str:

@@ -6,24 +6,31 @@ was typed and on the cluster as last seen; what is unknown is said to be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import NamedTuple
 
 from django.core.exceptions import ValidationError
 
-from console.actions.deployments import make_capacity, make_engine, with_catalogue_price
+from console.actions.deployments import (
+    capacity_of,
+    edited_capacity,
+    make_capacity,
+    make_engine,
+    with_catalogue_price,
+)
 from console.differences import Difference, differences
 from console.exact_comparison import Comparison, compare
-from console.forms import DeploymentForm
+from console.forms import DeploymentForm, without_stale_price
 from console.models import Deployment, RegisteredModel
-from console.placements import check_against_cluster
+from console.placements import check_against_cluster, update_of
 from console.planning import Load, plan_engine, question_of
 from serving.errors import NotPlaceable, RaydeckError
 from serving.planner.memory import expected_parts
 from serving.planner.request import BadPlanInput
 from serving.planner.result import ByteRange, Memory
 from serving.planner.result import Plan as Prediction
+from serving.planner.update_needs import UpdateNeeds
 from serving.spec import CapacitySpec, EngineSpec
 
 HOURS_OF_30_DAYS = 720
@@ -80,6 +87,7 @@ class Plan:
     engine_changes: list[Difference] = field(default_factory=list)
     capacity_changes: list[Difference] = field(default_factory=list)
     is_edit: bool = False
+    update: UpdateNeeds | None = None
 
     @property
     def memory(self) -> Memory | None:
@@ -116,17 +124,11 @@ class Plan:
         memory = self.memory
         if memory is None or not memory.usable_bytes or memory.requested_bytes is None:
             return None
-        if self.engine is not None and self.engine.kv_cache_memory_bytes is not None:
+        cache = memory.kv_cache_range
+        if memory.kv_cache_bytes and cache.low == cache.high:
             return None
         used = sum(part.size for part in self.bar if part.kind != "f")
         return memory.requested_bytes / max(used, memory.usable_bytes)
-
-    @property
-    def update_words(self) -> str:
-        """What an update of the engine needs beside what is there (max_surge_percent is 0)."""
-        if self.capacity is not None and self.capacity.max_replicas > 1:
-            return "nothing more: replicas are replaced in turn"
-        return "nothing more: the replica stops first, callers wait for its successor"
 
     @property
     def arithmetic(self) -> list[str]:
@@ -173,6 +175,7 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
     if registered is None:
         return Plan("incomplete", "Choose a model to see what it needs.")
     facts = registered.facts or {}
+    present = _present(name)
     plan = Plan(
         "invalid",
         weight_bytes=facts.get("weight_bytes"),
@@ -182,7 +185,8 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
     )
     try:
         plan.engine = make_engine(registered, _given(values, EngineSpec))
-        plan.capacity = make_capacity(with_catalogue_price(_given(values, CapacitySpec), plan.engine))
+        plan.capacity = _capacity(values, plan.engine, present)
+        plan.update = update_of(present, plan.engine, plan.capacity.min_replicas)
         plan.predicted = plan_engine(
             plan.engine,
             registered,
@@ -191,15 +195,33 @@ def make_plan(form: DeploymentForm, *, name: str | None) -> Plan:
         )
         plan.exact = exact_of(plan.predicted, plan.engine, registered)
         plan.verdict, plan.reason = _verdict(plan.predicted, registered, wrong)
-        _place(plan, name or str(values.get("name") or "this deployment"), facts)
+        _place(plan, name or str(values.get("name") or "this deployment"))
     except RaydeckError as error:
         plan.reason = error.message
     if plan.verdict == "invalid":
         # Figures of the values that stand in for what is wrong would pass for figures of what was typed.
         plan.predicted = plan.exact = None
-    if name is not None:
-        _compare(plan, name)
+    if present is not None:
+        _compare(plan, present)
     return plan
+
+
+def _present(name: str | None) -> Deployment | None:
+    """The deployment that is edited, as it is."""
+    if name is None:
+        return None
+    return Deployment.objects.select_related("current_revision").filter(name=name).first()
+
+
+def _capacity(values: dict[str, object], engine: EngineSpec, present: Deployment | None) -> CapacitySpec:
+    """What the form's capacity becomes; with another accelerator type the price is the catalogue's."""
+    given = _given(values, CapacitySpec)
+    if present is None or present.current_revision is None:
+        return make_capacity(with_catalogue_price(given, engine))
+    given = without_stale_price(given, present, engine.accelerator_type)
+    # As stored, not validated: what an older version wrote must be open to correction.
+    old_type = present.current_revision.engine.get("accelerator_type")
+    return edited_capacity(capacity_of(present), given, old_type, engine)
 
 
 def exact_of(
@@ -221,10 +243,16 @@ def load_of(values: dict[str, object]) -> Load:
     return Load(**{name: value for name, value in given.items() if isinstance(value, int)})
 
 
-def _place(plan: Plan, name: str, facts: dict[str, object]) -> None:
+def _place(plan: Plan, name: str) -> None:
     assert plan.engine is not None and plan.capacity is not None
     try:
-        plan.lines = check_against_cluster(name=name, engine=plan.engine, capacity=plan.capacity, facts=facts)
+        plan.lines = check_against_cluster(
+            name=name,
+            engine=plan.engine,
+            capacity=plan.capacity,
+            # Whether it fits in the accelerators stands above it, with its own sum.
+            plan=replace(plan.predicted, arithmetic=()) if plan.predicted else None,
+        )
         plan.placement = "free"
     except NotPlaceable as error:
         plan.placement, plan.placement_reason, plan.lines = "waits", error.message, error.arithmetic
@@ -259,10 +287,9 @@ def _faults(registered: RegisteredModel, predicted: Prediction | None) -> list[s
     ]
 
 
-def _compare(plan: Plan, name: str) -> None:
+def _compare(plan: Plan, present: Deployment) -> None:
     """What the form would change of the deployment: its engine restarts replicas, its capacity does not."""
-    present = Deployment.objects.select_related("current_revision").filter(name=name).first()
-    if present is None or present.current_revision is None or plan.engine is None or plan.capacity is None:
+    if present.current_revision is None or plan.engine is None or plan.capacity is None:
         return
     capacity_now = {field_name: getattr(present, field_name) for field_name in CapacitySpec.model_fields}
     plan.is_edit = True

@@ -7,6 +7,7 @@ again with every other change; the gateway still answers for it with the reason.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,13 @@ from django.conf import settings
 from pydantic import ValidationError
 
 from console import ports, secrets
+from console.aliases import gateway_aliases
 from console.models import ApiKey, Deployment, DesiredState, Revision
+from serving.limits import DeploymentLimits, KeyLimits
 from serving.render import ClusterOptions, GatewayTable, render
 from serving.spec import CapacitySpec, DeploymentSpec, EngineSpec
 
+log = logging.getLogger(__name__)
 CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 
 
@@ -40,7 +44,7 @@ def desired_document() -> Desired:
         pythonpath=settings.CLUSTER_PYTHONPATH,
         installation=installation(),
     )
-    table = GatewayTable(keys=gateway_keys(), hold_s=settings.WAKE_HOLD_S)
+    table = GatewayTable(keys=gateway_keys(), hold_s=settings.WAKE_HOLD_S, aliases=gateway_aliases())
     document = render(specs, table=table, options=options)
     return Desired(document, {spec.name: spec for spec in specs}, unreadable)
 
@@ -83,14 +87,26 @@ def spec_of(deployment: Deployment) -> DeploymentSpec:
         created_at=int(deployment.created_at.timestamp()),
         engine=EngineSpec(**revision.engine),
         capacity=CapacitySpec(**{name: getattr(deployment, name) for name in CAPACITY_FIELDS}),
+        limits=DeploymentLimits(**deployment.limits).for_gateway(),
         secret_env=_secret_env(revision),
     )
 
 
 def gateway_keys() -> dict[str, dict[str, Any]]:
-    """Digest -> id, name and kind of every key that is not revoked."""
-    rows = ApiKey.objects.filter(revoked_at=None).order_by("pk")
-    return {row.digest: {"id": row.pk, "name": row.name, "kind": row.kind} for row in rows}
+    """Digest -> id, name, kind and limits of every key that is not revoked. A key whose limits cannot be read
+    is left out: without them it must not pass."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in ApiKey.objects.filter(revoked_at=None).order_by("pk"):
+        entry: dict[str, Any] = {"id": row.pk, "name": row.name, "kind": row.kind}
+        try:
+            limits = KeyLimits(**row.limits).for_gateway()
+        except ValidationError as error:
+            log.error(
+                "key=%d left out: its stored limits are not valid: %s", row.pk, error.errors()[0]["msg"]
+            )
+            continue
+        found[row.digest] = {**entry, "limits": limits} if limits else entry
+    return found
 
 
 def _state_of(deployment: Deployment) -> tuple[Any, str]:

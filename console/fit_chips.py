@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from console.accelerators import catalogue_entries
 from console.models import RegisteredModel
-from console.placements import known_nodes, other_claims
+from console.placements import cluster_now
 from console.planning import checkpoint_of, view_of
 from serving.model_config import read_config
 from serving.planner.inputs import Checkpoint
@@ -26,18 +26,25 @@ TYPES_AT_MOST = 4
 USUAL_TYPES = ("L4", "L40S", "A100", "H100")
 """Shown where neither the cluster nor the catalogue says what the organisation has."""
 PLANS_KEPT = 4096
+SAID = {"y": "fits", "t": "tight or not free", "n": "fits, not here", "u": "not known", "b": "does not fit"}
 
 _plans: dict[tuple[object, ...], Plan] = {}
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator type. `colour`: y fits and is free, t tight or waits, n not in the cluster, b not."""
+    """One accelerator type. `colour`: y fits and is free, t tight or waits, n not in the cluster, u not
+    known, b not. `said` is the same as a word, for those who do not see colours."""
 
     accelerator_type: str
     colour: str
     words: str
     lines: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        """The colour as a word."""
+        return SAID[self.colour]
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,8 @@ def shelf() -> Shelf:
     here = [entry for entry in entries if entry.detected or entry.supply]
     wanted = here or [entry for entry in entries if entry.name in USUAL_TYPES]
     accelerators = tuple(entry.accelerator for entry in wanted[:TYPES_AT_MOST] if entry.accelerator)
-    nodes, claims = known_nodes(), other_claims(but="")
-    return Shelf(accelerators, tuple(view_of(one.name, nodes=nodes, claims=claims) for one in accelerators))
+    now = cluster_now()
+    return Shelf(accelerators, tuple(view_of(one.name, now) for one in accelerators))
 
 
 def chips(model: RegisteredModel, on: Shelf) -> list[Chip]:
@@ -68,7 +75,7 @@ def chips(model: RegisteredModel, on: Shelf) -> list[Chip]:
         _chip(model, checkpoint, accelerator, view)
         for accelerator, view in zip(on.accelerators, on.views, strict=True)
     ]
-    return sorted(made, key=lambda chip: "ytnb".index(chip.colour))
+    return sorted(made, key=lambda chip: "ytnub".index(chip.colour))
 
 
 def _chip(
@@ -77,8 +84,10 @@ def _chip(
     tensor, plan = _smallest(model, checkpoint, accelerator)
     words = accelerator.name if tensor == 1 else f"{tensor} × {accelerator.name}"
     if plan.verdict not in ("fits", "tight"):
-        why = plan.reasons[0] if plan.reasons else "It does not fit."
-        return Chip(accelerator.name, "b", accelerator.name, (why, *plan.arithmetic))
+        colour = "u" if plan.verdict == "unknown" else "b"
+        why = plan.reasons or ("It is not known whether it fits." if colour == "u" else "It does not fit.",)
+        lines = why if colour == "u" else why[:1]
+        return Chip(accelerator.name, colour, accelerator.name, (*lines, *plan.arithmetic))
     held = max(view.free_by_node.values(), default=0) >= tensor
     if not view.total_by_node:
         colour, now = "n", "The cluster has none of these."

@@ -55,7 +55,7 @@ def usd_per_million_tokens(point: dict[str, Any] | None) -> Decimal | None:
 
 def last_request_at(deployment_name: str | None = None) -> float | None:
     """When the newest request began, of one deployment or of all, epoch seconds."""
-    rows = RequestRecord.objects.order_by("-started_at")
+    rows = RequestRecord.objects.of_callers().order_by("-started_at")
     if deployment_name is not None:
         rows = rows.filter(deployment_name=deployment_name)
     return rows.values_list("started_at", flat=True).first()

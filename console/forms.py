@@ -14,6 +14,7 @@ from typing import Any
 from django import forms
 
 from console.accelerators import catalogue_entries
+from console.limit_forms import LIMIT_FIELDS, LimitFields, limit_values
 from console.models import Deployment, RegisteredModel
 from serving.errors import RaydeckError
 from serving.spec import DTYPES, NAME_HELP
@@ -24,9 +25,11 @@ ENGINE_FIELDS = (
     "accelerator_type",
     "tensor_parallel_size",
     "pipeline_parallel_size",
+    "tp_may_span_nodes",
     "max_num_seqs",
     "kv_cache_memory_bytes",
     "engine_kwargs",
+    "load_adapters",
 )
 CAPACITY_FIELDS = (
     "min_replicas",
@@ -34,7 +37,10 @@ CAPACITY_FIELDS = (
     "target_ongoing_requests",
     "idle_before_zero_s",
     "price_per_accelerator_hour_usd",
+    "api_input_usd_per_million_tokens",
+    "api_output_usd_per_million_tokens",
 )
+PRICES = CAPACITY_FIELDS[-3:]
 UNITS = {"": 1, "b": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
 SIZE = re.compile(r"^\s*(\d+(?:[.,]\d+)?)\s*([a-zA-Z]*)\s*$")
 
@@ -104,8 +110,21 @@ def _whole(label: str, help_text: str, *, minimum: int, maximum: int, **options:
     )
 
 
-class DeploymentForm(forms.Form):
-    """Model, engine and capacity of a deployment."""
+def _api_price(label: str, help_text: str) -> forms.DecimalField:
+    return forms.DecimalField(
+        label=label,
+        help_text=help_text,
+        required=False,
+        min_value=Decimal(0),
+        max_value=Decimal(100_000),
+        max_digits=12,
+        decimal_places=6,
+        widget=forms.NumberInput(attrs={"class": "inp tn", "step": "any"}),
+    )
+
+
+class DeploymentForm(LimitFields):
+    """Model, engine, capacity and limits of a deployment."""
 
     model = forms.ChoiceField(label="Model", widget=forms.Select(attrs={"class": "sel"}))
     name = forms.CharField(
@@ -131,6 +150,12 @@ class DeploymentForm(forms.Form):
         "Pipeline parallel", "Splits the layers in stages; they may be on several nodes.",
         minimum=1, maximum=64, initial=1,
     )  # fmt: skip
+    tp_may_span_nodes = forms.BooleanField(
+        label="A tensor-parallel group may span nodes",
+        required=False,
+        help_text="Only where one node is too small. Every layer then waits twice for the network between"
+        " nodes; pipeline stages over nodes are nearly always faster.",
+    )
     dtype = forms.ChoiceField(
         label="Number format",
         choices=[(dtype, "as in the checkpoint" if dtype == "auto" else dtype) for dtype in DTYPES],
@@ -160,6 +185,11 @@ class DeploymentForm(forms.Form):
         help_text="vLLM's own names, as a JSON object. What has a field above cannot be set here.",
         widget=forms.Textarea(attrs={"class": "inp mono", "rows": 3, "spellcheck": "false"}),
     )
+    load_adapters = forms.BooleanField(
+        label="Load the model's LoRA adapters",
+        required=False,
+        help_text="All it has now; callers name deployment:adapter.",
+    )
     min_replicas = _whole("Fewest replicas", "0 lets it fall asleep.", minimum=0, maximum=1000, initial=1)
     max_replicas = _whole("Most replicas", "The bound on cost.", minimum=1, maximum=1000, initial=1)
     target_ongoing_requests = forms.FloatField(
@@ -184,6 +214,10 @@ class DeploymentForm(forms.Form):
         help_text="US dollars per accelerator (or CPU rank) and hour. Empty: the catalogue's price.",
         widget=forms.NumberInput(attrs={"class": "inp tn", "step": "any"}),
     )
+    api_input_usd_per_million_tokens = _api_price(
+        "API price, input", "Of an API you could buy instead; only to compare with. Empty: no comparison."
+    )
+    api_output_usd_per_million_tokens = _api_price("API price, output", "US dollars per 1M output tokens.")
     load_concurrency = _whole(
         "Requests in flight", "What the plan predicts times and prices for; it changes nothing that runs.",
         minimum=1, maximum=100_000, initial=8, required=False,
@@ -236,31 +270,52 @@ class EditDeploymentForm(DeploymentForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        price = self.fields["price_per_accelerator_hour_usd"]
-        price.required = True
-        price.help_text = "US dollars per accelerator (or CPU rank) and hour, from now on; history stays."
+        self.fields["price_per_accelerator_hour_usd"].help_text = (
+            "US dollars per accelerator (or CPU rank) and hour, from now on; history stays. Empty, or left as"
+            " it is while the accelerator changes: the catalogue's price."
+        )
+
+    def capacity(self) -> dict[str, Any]:
+        """The capacity's part for the actions; None is a price left empty, which is the catalogue's then."""
+        return {name: self.cleaned_data[name] for name in CAPACITY_FIELDS}
+
+
+def without_stale_price(
+    given: dict[str, Any], deployment: Deployment, accelerator_type: str | None
+) -> dict[str, Any]:
+    """The capacity that a form gave, without a price that is only the old accelerator's, left there."""
+    engine = deployment.current_revision.engine if deployment.current_revision else {}
+    price = given.get("price_per_accelerator_hour_usd")
+    is_same = price == deployment.price_per_accelerator_hour_usd
+    if is_same and (accelerator_type or None) != engine.get("accelerator_type"):
+        return {name: value for name, value in given.items() if name != "price_per_accelerator_hour_usd"}
+    return given
 
 
 def initial_of(deployment: Deployment) -> dict[str, Any]:
     """A form's initial values from a deployment as it is."""
     engine = deployment.current_revision.engine if deployment.current_revision else {}
     values = form_values({**engine, **{name: getattr(deployment, name) for name in CAPACITY_FIELDS}})
-    return {**values, "model": deployment.model.name, "expected_version": deployment.version}
+    given = limit_values(deployment.limits)
+    limits = {name: given[name] for name in LIMIT_FIELDS}
+    return {**values, **limits, "model": deployment.model.name, "expected_version": deployment.version}
 
 
 def form_values(spec: dict[str, Any]) -> dict[str, Any]:
     """Values of a specification as the form shows them."""
     values = {name: spec.get(name) for name in (*ENGINE_FIELDS, *CAPACITY_FIELDS)}
+    values["load_adapters"] = bool(spec.get("adapters") or spec.get("load_adapters"))
     values["accelerator_type"] = values["accelerator_type"] or ""
-    values["kv_cache_memory_bytes"] = size_text(values["kv_cache_memory_bytes"])
+    automatic = spec.get("kv_cache_is_automatic")
+    values["kv_cache_memory_bytes"] = "" if automatic else size_text(values["kv_cache_memory_bytes"])
+    values["tp_may_span_nodes"] = bool(values["tp_may_span_nodes"])
     kwargs = values["engine_kwargs"]
     values["engine_kwargs"] = json.dumps(kwargs, indent=2) if kwargs else ""
     target = values["target_ongoing_requests"]
     values["target_ongoing_requests"] = f"{target:g}" if target is not None else None
-    price = values["price_per_accelerator_hour_usd"]
-    values["price_per_accelerator_hour_usd"] = (
-        None if price is None else f"{Decimal(str(price)).normalize():f}"
-    )
+    for name in PRICES:
+        price = values[name]
+        values[name] = None if price is None else f"{Decimal(str(price)).normalize():f}"
     return values
 
 

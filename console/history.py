@@ -1,7 +1,7 @@
 """Samples as chart points: the one JSON that the metrics endpoint answers and the socket pushes.
 
 Percentiles come from summed buckets, never from averaged percentiles. What was not measured is null; a
-bucket without a single row is null throughout. Reads only; at most six queries, whatever the window.
+bucket without a single row is null throughout. Reads only; at most eight queries, whatever the window.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from console import costs
 from console.models import Deployment, Sample
+from console.windows import LATENCIES
 from serving import histogram
 from serving.resolutions import DAY_S, RETENTION_S, bucket_for, resolution_of
 
@@ -34,12 +35,9 @@ COLUMNS = (
     "kv_cache_bytes",
     "rest_bytes",
     "cost_per_hour_usd",
-    "ttft",
-    "tpot",
-    "e2e",
+    *LATENCIES,
 )
-LATENCIES = ("ttft", "tpot", "e2e")
-QUANTILES = (("p50", 0.50), ("p95", 0.95))
+QUANTILES = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
 
 
 @dataclass(slots=True)
@@ -61,9 +59,10 @@ class Row:
     kv_cache_bytes: int | None
     rest_bytes: int | None
     cost_per_hour_usd: Decimal | None
-    ttft: dict[str, int]
-    tpot: dict[str, int]
-    e2e: dict[str, int]
+    ttft: histogram.Counts
+    tpot: histogram.Counts
+    e2e: histogram.Counts
+    queue: histogram.Counts
 
 
 def points(*, deployment: Deployment | None, window_s: int, now: float) -> dict[str, Any]:
@@ -101,7 +100,7 @@ def point(at: int, rows: Sequence[Row], *, cost_usd: Decimal | None) -> dict[str
     parts = _by_deployment(rows)
     answer: dict[str, Any] = {"t": at}
     for name in LATENCIES:
-        counts = histogram.merged(histogram.from_json(getattr(row, name)) for row in rows)
+        counts = histogram.merged(getattr(row, name) for row in rows)
         for label, q in QUANTILES:
             answer[f"{name}_{label}_s"] = histogram.quantile(counts, q)
     answer["running"] = _total(_mean(part, "requests_running") for part in parts)

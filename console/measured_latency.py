@@ -6,21 +6,21 @@ nothing can be predicted (on CPU there is no roofline), the measurements stand i
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from django.db.models import Q
 
-from console.models import RegisteredModel, RequestRecord, Revision
+from console.models import RequestRecord, Revision
 from serving.planner.corrections import Observation
 from serving.planner.corrections_plan import corrected_plan
 from serving.planner.request import PlanRequest
 from serving.planner.result import Latency, Plan, Range
-from serving.spec import EngineSpec
 
 SINCE_S = 7 * 86_400
 WINDOW_S = 300
@@ -29,15 +29,65 @@ WINDOWS_AT_MOST = 20
 CACHED_SHARE = 0.5
 """A window whose prompts came mostly from the prefix cache says nothing of prefill."""
 KEPT_S = 60.0
-SAME = ("accelerator_type", "tensor_parallel_size", "pipeline_parallel_size", "dtype")
-"""What makes two engine definitions of a model one topology."""
+SAME = ("model_source", "hub_revision", "accelerator_type", "dtype")
+SIZES = ("tensor_parallel_size", "pipeline_parallel_size")
+UNSAID: dict[str, Any] = {
+    "async_scheduling": True,
+    "block_size": None,
+    "enable_expert_parallel": False,
+    "enable_prefix_caching": True,
+    "enforce_eager": False,
+    "gpu_memory_utilization": 0.92,
+    "kv_cache_dtype": "auto",
+    "max_num_batched_tokens": None,
+    "quantization": None,
+}
+"""Engine arguments that say what holds anyway."""
 
-_kept: dict[tuple[Any, ...], tuple[float, list[Observation]]] = {}
+_kept: dict[Setup, tuple[float, list[Observation]]] = {}
 
 
-def with_measurements(plan: Plan, request: PlanRequest, engine: EngineSpec, model: RegisteredModel) -> Plan:
+@dataclass(frozen=True)
+class Setup:
+    """What makes two engine definitions equally fast at the same load: files, hardware, formats, arguments,
+    and the sizes of the topology. How much they hold (context, sequences, KV cache) is not part of it."""
+
+    model: str
+    same: tuple[Any, ...]
+    sizes: tuple[int, int]
+    arguments: str
+
+
+def setup_of(engine: Mapping[str, Any]) -> Setup:
+    """The setup of an engine definition as it is stored (serving.spec.EngineSpec)."""
+    arguments = engine.get("engine_kwargs") or {}
+    said = {name: value for name, value in arguments.items() if value != UNSAID.get(name)}
+    sizes = tuple(int(engine.get(name) or 1) for name in SIZES)
+    return Setup(
+        model=str(engine.get("model") or ""),
+        same=(*(engine.get(name) or None for name in SAME), bool(engine.get("tp_may_span_nodes"))),
+        sizes=(sizes[0], sizes[1]),
+        arguments=json.dumps(said, sort_keys=True, default=str),
+    )
+
+
+def with_measurements(plan: Plan, request: PlanRequest, setup: Setup) -> Plan:
     """The plan with its times corrected by, or where there are none taken from, this topology's traffic."""
-    observations = observations_of(engine, model, now=time.time())
+    return _corrected(plan, request, observations_of(setup, now=time.time()))
+
+
+def corrections_for(setup: Setup) -> Callable[[Plan, PlanRequest], Plan]:
+    """The same for any topology of a setup; the revisions are looked through once for all of them."""
+    there = {other.sizes for other, _, _ in _revisions(setup) if replace(other, sizes=setup.sizes) == setup}
+
+    def correct(plan: Plan, request: PlanRequest) -> Plan:
+        sizes = (request.tensor_parallel_size, request.pipeline_parallel_size)
+        return with_measurements(plan, request, replace(setup, sizes=sizes)) if sizes in there else plan
+
+    return correct
+
+
+def _corrected(plan: Plan, request: PlanRequest, observations: Sequence[Observation]) -> Plan:
     if not observations:
         return plan
     if plan.latency is None:
@@ -45,14 +95,13 @@ def with_measurements(plan: Plan, request: PlanRequest, engine: EngineSpec, mode
     return corrected_plan(plan, request, observations)[0]
 
 
-def observations_of(engine: EngineSpec, model: RegisteredModel, *, now: float) -> list[Observation]:
+def observations_of(setup: Setup, *, now: float) -> list[Observation]:
     """Windows of the last seven days, the newest first; kept for a minute, since every keystroke asks."""
-    key = (model.pk, *(getattr(engine, name) for name in SAME))
-    kept = _kept.get(key)
+    kept = _kept.get(setup)
     if kept is None or not 0 <= now - kept[0] < KEPT_S:
         if len(_kept) > 500:
             _kept.clear()
-        kept = _kept[key] = (now, windows(_records(engine, model, now)))
+        kept = _kept[setup] = (now, windows(_records(setup, now)))
     return kept[1]
 
 
@@ -83,16 +132,17 @@ def measured(observations: Sequence[Observation], concurrency: int) -> Latency |
     return None if ttft is None or tpot is None else Latency(ttft, tpot, {}, "measured", note)
 
 
-def _records(engine: EngineSpec, model: RegisteredModel, now: float) -> list[RequestRecord]:
-    revisions = Revision.objects.filter(engine__model=model.name).values_list(
-        "deployment_id", "number", "engine"
-    )
-    wanted = {name: getattr(engine, name) for name in SAME}
-    alike = [
-        (deployment, number)
-        for deployment, number, stored in revisions
-        if all(stored.get(name) == value for name, value in wanted.items())
+def _revisions(setup: Setup) -> list[tuple[Setup, int, int]]:
+    """(setup, deployment, number) of every revision with this model."""
+    rows = Revision.objects.filter(engine__model=setup.model).order_by("pk")
+    return [
+        (setup_of(stored), deployment, number)
+        for deployment, number, stored in rows.values_list("deployment_id", "number", "engine")
     ]
+
+
+def _records(setup: Setup, now: float) -> list[RequestRecord]:
+    alike = [(deployment, number) for other, deployment, number in _revisions(setup) if other == setup]
     if not alike:
         return []
     numbers: dict[int, list[int]] = defaultdict(list)
@@ -101,7 +151,7 @@ def _records(engine: EngineSpec, model: RegisteredModel, now: float) -> list[Req
     same = Q()
     for deployment, found in numbers.items():
         same |= Q(deployment_id=deployment, revision__in=found)
-    rows = RequestRecord.objects.filter(
+    rows = RequestRecord.objects.of_callers().filter(
         same, started_at__gte=now - SINCE_S, outcome="ok", woke=False, tpot_s__gt=0, decode_s__gt=0
     )
     return list(rows.order_by("-started_at")[:RECORDS_AT_MOST])

@@ -7,6 +7,7 @@ compared with engine clocks are float seconds since the epoch.
 
 from __future__ import annotations
 
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,8 @@ from django.contrib.auth.models import AbstractUser
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F, Q
+
+from console.columns import CountsField
 
 
 class Role(models.TextChoices):
@@ -73,6 +76,25 @@ class RegisteredModel(models.Model):
         return bool(self.hub_token_encrypted)
 
 
+class ModelAdapter(models.Model):
+    """A LoRA adapter of a registered model. `facts` and `problems` come from serving/adapter.py."""
+
+    model = models.ForeignKey(RegisteredModel, on_delete=models.CASCADE, related_name="adapters")
+    name = models.SlugField(max_length=40)
+    source = models.CharField(max_length=1000, help_text="folder with adapter_config.json")
+    facts = models.JSONField(default=dict, blank=True)
+    problems = models.JSONField(default=list, blank=True)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+        constraints = [models.UniqueConstraint(fields=["model", "name"], name="adapter_unique")]
+
+    def __str__(self) -> str:
+        return f"{self.model.name}:{self.name}"
+
+
 class DesiredState(models.TextChoices):
     """What the operator asked for."""
 
@@ -103,6 +125,13 @@ class Deployment(models.Model):
     target_ongoing_requests = models.FloatField(default=8.0)
     idle_before_zero_s = models.PositiveIntegerField(null=True, blank=True)
     price_per_accelerator_hour_usd = models.DecimalField(max_digits=12, decimal_places=6, default=Decimal(0))
+    api_input_usd_per_million_tokens = models.DecimalField(
+        max_digits=12, decimal_places=6, null=True, blank=True, help_text="of an API to compare with"
+    )
+    api_output_usd_per_million_tokens = models.DecimalField(
+        max_digits=12, decimal_places=6, null=True, blank=True, help_text="of an API to compare with"
+    )
+    limits = models.JSONField(default=dict, blank=True, help_text="serving.limits.DeploymentLimits")
 
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -151,6 +180,43 @@ class Revision(models.Model):
         return f"{self.deployment.name} revision {self.number}"
 
 
+class GatewayAlias(models.Model):
+    """A name at the gateway behind which several deployments stand, by weight and with a fallback."""
+
+    name = models.SlugField(max_length=40, unique=True)
+    version = models.PositiveIntegerField(default=1)
+    created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AliasTarget(models.Model):
+    """One deployment behind an alias. `weight` is its share of requests; null: tried only as a fallback."""
+
+    alias = models.ForeignKey(GatewayAlias, on_delete=models.CASCADE, related_name="targets")
+    deployment = models.ForeignKey(Deployment, on_delete=models.PROTECT, related_name="alias_targets")
+    weight = models.PositiveIntegerField(null=True, blank=True)
+    position = models.PositiveSmallIntegerField()
+
+    class Meta:
+        ordering = ["position"]
+        constraints = [
+            models.UniqueConstraint(fields=["alias", "deployment"], name="alias_target_unique"),
+            models.CheckConstraint(
+                condition=Q(weight=None) | Q(weight__gte=1), name="alias_target_weight_positive"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.alias.name} → {self.deployment.name}"
+
+
 class PriceChange(models.Model):
     """The price of a deployment's accelerators from `from_at` on; history never moves."""
 
@@ -160,6 +226,49 @@ class PriceChange(models.Model):
     )
     from_at = models.FloatField()
     price_per_accelerator_hour_usd = models.DecimalField(max_digits=12, decimal_places=6)
+
+    class Meta:
+        ordering = ["from_at"]
+
+
+class Slo(models.Model):
+    """What an operator promises for a deployment (serving.slo.SloSpec); edits count in its `version`."""
+
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="slo")
+    ttft_s = models.FloatField(null=True, blank=True)
+    tpot_s = models.FloatField(null=True, blank=True)
+    latency_target = models.FloatField(default=0.95)
+    success_target = models.FloatField(null=True, blank=True)
+    window_days = models.PositiveSmallIntegerField(default=30)
+
+
+class AlertWebhook(models.Model):
+    """Where alerts are sent. One row, primary key 1. The secret is encrypted and never shown again."""
+
+    url = models.CharField(max_length=500, blank=True)
+    secret_encrypted = models.TextField(blank=True)
+    enabled = models.BooleanField(default=False)
+    sends_fast = models.BooleanField(default=True)
+    sends_slow = models.BooleanField(default=True)
+    sends_resolved = models.BooleanField(default=True)
+    version = models.PositiveIntegerField(default=1)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    @property
+    def has_secret(self) -> bool:
+        """Whether a secret is stored; without one nothing is sent."""
+        return bool(self.secret_encrypted)
+
+
+class MinReplicasChange(models.Model):
+    """The fewest replicas of a deployment from `from_at` on: what says which idle time was kept warm."""
+
+    # No constraint, as with prices: the idle time of a deleted deployment may not have been shared out yet.
+    deployment = models.ForeignKey(
+        Deployment, on_delete=models.DO_NOTHING, db_constraint=False, related_name="min_replicas_changes"
+    )
+    from_at = models.FloatField()
+    min_replicas = models.PositiveIntegerField()
 
     class Meta:
         ordering = ["from_at"]
@@ -229,13 +338,20 @@ class KeyKind(models.TextChoices):
     INTERNAL = "internal", "Internal"
 
 
+SMOKE_KEY = "smoke"
+"""Name of the internal key of the console's own smoke requests."""
+
+
 class ApiKey(models.Model):
-    """A key for the gateway. Only its HMAC digest is stored (serving/keys.py)."""
+    """A key for the gateway. Only its HMAC digest is stored (serving/keys.py); `version` grows with every
+    edit and settles races between two operators."""
 
     name = models.CharField(max_length=80)
     digest = models.CharField(max_length=64, unique=True)
     prefix = models.CharField(max_length=12)
     kind = models.CharField(max_length=8, choices=KeyKind.choices, default=KeyKind.USER)
+    limits = models.JSONField(default=dict, blank=True, help_text="serving.limits.KeyLimits")
+    version = models.PositiveIntegerField(default=1)
     created_by = models.ForeignKey(User, null=True, on_delete=models.SET_NULL, related_name="+")
     created_at = models.DateTimeField(auto_now_add=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
@@ -302,6 +418,9 @@ class ClusterStatus(models.Model):
     ray_version = models.CharField(max_length=40, blank=True)
     nodes = models.JSONField(default=list)
     gateway_status = models.CharField(max_length=20, blank=True)
+    gateway_limits = models.JSONField(
+        default=dict, blank=True, help_text="what the gateway last said of its limits, and `at`"
+    )
     put_digest = models.CharField(max_length=64, blank=True)
     put_at = models.FloatField(null=True)
     rejected_digest = models.CharField(max_length=64, blank=True)
@@ -329,7 +448,11 @@ class DeploymentStatus(models.Model):
     failed_at = models.FloatField(null=True)
     asleep_at = models.FloatField(null=True)
     followed_from = models.FloatField(null=True, help_text="deadlines count from here, if it is later")
+    start_kind = models.CharField(
+        max_length=10, default="asked", help_text="what began the present start: serving.progress"
+    )
     start_failures = models.PositiveIntegerField(default=0)
+    start_causes = models.JSONField(default=list, blank=True, help_text="of the failed starts in a row")
     failure = models.JSONField(null=True, blank=True, help_text="{code, cause, advice, raw}")
     message = models.TextField(blank=True)
     last_phase = models.CharField(max_length=10, blank=True, help_text="phase of the last event written")
@@ -355,11 +478,21 @@ class Replica(models.Model):
     log_file_path = models.CharField(max_length=300, blank=True)
     facts = models.JSONField(default=dict, blank=True)
     started_at = models.FloatField()
+    ready_at = models.FloatField(null=True, help_text="when it was first seen running")
+    draining_at = models.FloatField(null=True, help_text="when it was first seen stopping")
     last_seen_at = models.FloatField()
     ended_at = models.FloatField(null=True)
+    accounted_until = models.BigIntegerField(
+        null=True, help_text="its cost up to this second is in CostEntry; null: none of it"
+    )
+    settled = models.BooleanField(default=False, help_text="ended, and its whole cost is in CostEntry")
 
     class Meta:
-        indexes = [models.Index(fields=["deployment_name", "ended_at"])]
+        indexes = [
+            models.Index(fields=["deployment_name", "ended_at"]),
+            models.Index(fields=["deployment", "ended_at"]),
+            models.Index(fields=["started_at"], condition=Q(settled=False), name="replica_unsettled"),
+        ]
 
 
 class PlanCheck(models.Model):
@@ -405,7 +538,10 @@ class Sample(models.Model):
     window's percentile is exact to its bucket.
     """
 
-    deployment = models.ForeignKey(Deployment, on_delete=models.CASCADE, related_name="samples")
+    # Without an index of its own: the unique one below begins with it.
+    deployment = models.ForeignKey(
+        Deployment, on_delete=models.CASCADE, related_name="samples", db_index=False
+    )
     resolution_s = models.PositiveIntegerField()
     at = models.BigIntegerField(help_text="start of the interval, epoch seconds")
     requests_running = models.FloatField(null=True)
@@ -420,14 +556,76 @@ class Sample(models.Model):
     kv_cache_bytes = models.BigIntegerField(null=True)
     rest_bytes = models.BigIntegerField(null=True)
     cost_per_hour_usd = models.DecimalField(max_digits=14, decimal_places=6, null=True)
-    ttft = models.JSONField(default=dict)
-    tpot = models.JSONField(default=dict)
-    e2e = models.JSONField(default=dict)
+    ttft = CountsField(default=dict)
+    tpot = CountsField(default=dict)
+    e2e = CountsField(default=dict)
+    queue = CountsField(default=dict)
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["deployment", "resolution_s", "at"], name="sample_unique")
         ]
+
+
+class SampleMark(models.Model):
+    """Up to when the samples of one resolution are complete: whatever ends later is still to be rolled up."""
+
+    resolution_s = models.PositiveIntegerField(primary_key=True)
+    complete_to = models.BigIntegerField(default=0, help_text="epoch seconds")
+
+
+class RequestTotal(models.Model):
+    """All requests ever counted with these labels; only ever grows, unlike the ledger. `key_number` 0: none.
+
+    `deployment_name` is empty where the caller named one that does not exist, so that the labels stay few.
+    """
+
+    deployment_name = models.CharField(max_length=40, blank=True)
+    key_number = models.BigIntegerField(default=0)
+    status = models.PositiveSmallIntegerField()
+    outcome = models.CharField(max_length=10)
+    requests = models.BigIntegerField(default=0)
+    prompt_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    completion_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["deployment_name", "key_number", "status", "outcome"], name="request_total_unique"
+            )
+        ]
+
+
+class LatencyTotal(models.Model):
+    """All latencies of a deployment ever counted: buckets as in Sample, and their sums in seconds."""
+
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="latency_total")
+    ttft = CountsField(default=dict)
+    tpot = CountsField(default=dict)
+    e2e = CountsField(default=dict)
+    queue = CountsField(default=dict)
+    ttft_sum_s = models.FloatField(default=0.0)
+    tpot_sum_s = models.FloatField(default=0.0)
+    e2e_sum_s = models.FloatField(default=0.0)
+    queue_sum_s = models.FloatField(default=0.0)
+
+
+class GatewayHealth(models.Model):
+    """What the gateway that answered last says of its usage records. One row, primary key 1."""
+
+    queued = models.BigIntegerField(default=0)
+    spooled_bytes = models.BigIntegerField(default=0)
+    unrecorded = models.BigIntegerField(default=0, help_text="since that gateway replica started")
+    observed_at = models.FloatField()
+
+
+class RequestRecords(models.QuerySet["RequestRecord"]):
+    """The ledger."""
+
+    def of_callers(self) -> RequestRecords:
+        """Without the console's own smoke requests, which nobody asked."""
+        return self.exclude(key__kind=KeyKind.INTERNAL, key__name=SMOKE_KEY)
 
 
 class RequestRecord(models.Model):
@@ -438,6 +636,8 @@ class RequestRecord(models.Model):
     user_name = models.CharField(max_length=150, blank=True)
     deployment = models.ForeignKey(Deployment, null=True, on_delete=models.SET_NULL, related_name="requests")
     deployment_name = models.CharField(max_length=100)
+    alias = models.CharField(max_length=40, blank=True, help_text="the name that was asked for, if one")
+    adapter = models.CharField(max_length=40, blank=True)
     revision = models.PositiveIntegerField(default=0)
     replica = models.CharField(max_length=120, blank=True)
     path = models.CharField(max_length=60)
@@ -447,8 +647,10 @@ class RequestRecord(models.Model):
     cached_tokens = models.PositiveIntegerField(null=True)
     completion_tokens = models.PositiveIntegerField(null=True)
     gateway_s = models.FloatField(null=True)
+    held_s = models.FloatField(null=True, help_text="waiting for a sleeping deployment")
     queue_s = models.FloatField(null=True)
     prefill_s = models.FloatField(null=True)
+    engine_decode_s = models.FloatField(null=True, help_text="first to last token by the engine's clock")
     ttft_s = models.FloatField(null=True)
     tpot_s = models.FloatField(null=True)
     decode_s = models.FloatField(null=True)
@@ -458,12 +660,81 @@ class RequestRecord(models.Model):
     finish_reason = models.CharField(max_length=30, blank=True)
     error_class = models.CharField(max_length=80, blank=True)
     woke = models.BooleanField(default=False)
+    finished_at = models.FloatField(default=0.0)
+    cost_units = models.BigIntegerField(
+        null=True, help_text="its share of its replica's cost in trillionths of a dollar; null: not known yet"
+    )
+
+    objects = RequestRecords.as_manager()
 
     class Meta:
         indexes = [
             models.Index(fields=["deployment_name", "started_at"]),
             models.Index(fields=["started_at"]),
+            models.Index(fields=["replica", "finished_at"]),
+            models.Index(fields=["finished_at"], condition=Q(cost_units=None), name="request_unallocated"),
+            models.Index(fields=["key", "started_at"]),
+            models.Index(fields=["replica", "started_at"]),
         ]
+
+
+class CostAccounting(models.Model):
+    """How far costs have been shared out. One row, primary key 1; `version` grows with every step, so that
+    of two workers that reckoned the same step one gets through."""
+
+    until = models.BigIntegerField(null=True, help_text="epoch seconds, a whole minute")
+    version = models.PositiveBigIntegerField(default=0)
+    stepped_at = models.FloatField(null=True)
+
+
+class CostEntry(models.Model):
+    """What one kind of use of one deployment cost within an interval: a part of the ledger of costs.
+
+    `kind` is `request` or a cause of idle time (serving/idle.py). The amount is `whole_usd` dollars and
+    `rest_units` trillionths, so that no sum overflows; a correction may be negative. Every step of the
+    accounting appends rows with its own number as `step`; later those of an hour, and of a day, become one
+    row with step 0. Tokens and requests count in the hour in which the request finished.
+    """
+
+    deployment_id = models.BigIntegerField()
+    deployment_name = models.CharField(max_length=40)
+    at = models.BigIntegerField(help_text="start of the interval, epoch seconds")
+    interval_s = models.PositiveIntegerField(default=3600)
+    kind = models.CharField(max_length=20)
+    key_id = models.BigIntegerField(default=0, help_text="0: none")
+    user_name = models.CharField(max_length=150, blank=True)
+    step = models.PositiveBigIntegerField(default=0)
+    whole_usd = models.BigIntegerField(default=0)
+    rest_units = models.BigIntegerField(default=0)
+    requests = models.BigIntegerField(default=0)
+    prompt_tokens = models.BigIntegerField(default=0)
+    cached_tokens = models.BigIntegerField(default=0)
+    completion_tokens = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["at", "interval_s", "deployment_id", "kind", "key_id", "user_name", "step"],
+                name="cost_entry_unique",
+            ),
+            models.CheckConstraint(
+                condition=Q(rest_units__gte=0) & Q(rest_units__lt=10**12), name="cost_entry_rest"
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["deployment_id", "at"]),
+            models.Index(fields=["key_id", "at"]),
+            models.Index(fields=["at"], condition=Q(step__gt=0), name="cost_entry_unfolded"),
+            models.Index(fields=["at"], condition=Q(interval_s=3600), name="cost_entry_hours"),
+        ]
+
+
+class SloStatus(models.Model):
+    """How a deployment stands against its objectives, as last evaluated (serving.slo.judged)."""
+
+    deployment = models.OneToOneField(Deployment, on_delete=models.CASCADE, related_name="slo_status")
+    evaluated_at = models.FloatField()
+    objectives = models.JSONField(default=list)
 
 
 # --- append only -------------------------------------------------------------------------------------------
@@ -487,6 +758,69 @@ class Event(models.Model):
     class Meta:
         ordering = ["-id"]
         indexes = [models.Index(fields=["subject_kind", "subject_name", "-id"])]
+
+
+class AlertSpeed(models.TextChoices):
+    """Which rule opened an alert (serving.slo.RULES)."""
+
+    FAST = "fast", "Fast burn"
+    SLOW = "slow", "Slow burn"
+
+
+class Alert(models.Model):
+    """An error budget that burned too fast. Opened once, resolved once; nothing else of it changes."""
+
+    deployment = models.ForeignKey(Deployment, null=True, on_delete=models.SET_NULL, related_name="alerts")
+    deployment_name = models.CharField(max_length=40)
+    objective = models.CharField(max_length=8, help_text="ttft, tpot or errors")
+    speed = models.CharField(max_length=4, choices=AlertSpeed.choices)
+    long_window_s = models.PositiveIntegerField()
+    short_window_s = models.PositiveIntegerField()
+    factor = models.FloatField()
+    target = models.FloatField()
+    limit_s = models.FloatField(null=True)
+    burn_rate = models.FloatField(help_text="of the long window when it opened")
+    opened_at = models.FloatField(db_index=True)
+    resolved_at = models.FloatField(null=True)
+    reason = models.CharField(max_length=100, blank=True, help_text="why it was resolved")
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["deployment_name", "objective", "speed"],
+                condition=Q(resolved_at=None),
+                name="alert_open_once",
+            )
+        ]
+
+
+class DeliveryStatus(models.TextChoices):
+    """How far a message has come."""
+
+    QUEUED = "queued", "Waiting"
+    DELIVERED = "delivered", "Delivered"
+    FAILED = "failed", "Given up"
+
+
+class WebhookDelivery(models.Model):
+    """One message to the webhook and what became of it. What the other side answers is not kept."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    alert = models.ForeignKey(Alert, null=True, on_delete=models.SET_NULL, related_name="deliveries")
+    event = models.CharField(max_length=20, help_text="alert.opened, alert.resolved or test")
+    body = models.JSONField(default=dict)
+    status = models.CharField(max_length=9, choices=DeliveryStatus.choices, default=DeliveryStatus.QUEUED)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    last_status = models.PositiveSmallIntegerField(null=True)
+    last_error = models.CharField(max_length=200, blank=True)
+    created_at = models.FloatField()
+    next_at = models.FloatField()
+    finished_at = models.FloatField(null=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [models.Index(fields=["status", "next_at"])]
 
 
 # --- playground --------------------------------------------------------------------------------------------

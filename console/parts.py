@@ -5,6 +5,7 @@ Builds command lines and environments from the settings; starts nothing. What th
 user of the machine could see it.
 """
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -188,6 +189,32 @@ def forget_old_ray_sessions(kept: int = KEPT_RAY_SESSIONS) -> None:
     # The names begin with the date, so their order is that of time.
     for session in sorted(path for path in sessions if not path.is_symlink())[:-kept]:
         shutil.rmtree(session, ignore_errors=True)
+
+
+def clear_ray_folders_outside() -> None:
+    """Remove Ray's and HAProxy's folders where the data folder's path was too long for them and they lie in
+    /tmp; for after the head has ended. The last session's logs are kept in the data folder."""
+    if not settings.RAY_IS_EMBEDDED:
+        return
+    temp_dir, haproxy_dir = head.temp_dir_for(settings.DATA_DIR), head.haproxy_dir_for(settings.DATA_DIR)
+    if ray_left_behind(temp_dir):
+        return
+    data_dir = settings.DATA_DIR.resolve()
+    if not temp_dir.is_relative_to(data_dir):
+        _keep_last_ray_logs(temp_dir)
+        shutil.rmtree(temp_dir, ignore_errors=True)
+    if not haproxy_dir.is_relative_to(data_dir):
+        shutil.rmtree(haproxy_dir, ignore_errors=True)
+
+
+def _keep_last_ray_logs(temp_dir: Path) -> None:
+    sessions = sorted(path for path in temp_dir.glob("session_2*") if not path.is_symlink())
+    if not sessions or not (sessions[-1] / "logs").is_dir():
+        return
+    kept = paths.logs_dir() / "ray-last-session"
+    shutil.rmtree(kept, ignore_errors=True)
+    with contextlib.suppress(OSError, shutil.Error):  # a full disk must not keep the folder in /tmp
+        shutil.copytree(sessions[-1] / "logs", kept, symlinks=True)
 
 
 def left_behind_by_an_earlier_copy() -> Sequence[int]:

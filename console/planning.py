@@ -11,18 +11,20 @@ from decimal import Decimal
 from typing import Any
 
 from console.accelerators import planner_accelerator
-from console.measured_latency import with_measurements
+from console.measured_latency import setup_of, with_measurements
 from console.models import RegisteredModel, SourceKind
-from console.placements import known_nodes, other_claims
+from console.placements import ClusterNow, cluster_now, known_nodes
 from serving.checkpoint import inspect_folder
 from serving.errors import InvalidSpec, NotPlaceable
-from serving.placement import Claim, Node, free_by_node
+from serving.placement import Node
+from serving.planner.engine_arguments import uncounted
 from serving.planner.inputs import Checkpoint, check_request
+from serving.planner.placement_groups import placement_group
 from serving.planner.plan import make_plan
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.result import Plan
 from serving.planner.tensors import from_json
-from serving.planner.topologies import ClusterView, Topology, topologies
+from serving.planner.topologies import ClusterView, Corrected, Topology, nodes_taken, topologies
 from serving.spec import EngineSpec
 
 PLANNED_ENGINE_KWARGS: dict[str, tuple[str, type | tuple[type, ...]]] = {
@@ -35,6 +37,8 @@ PLANNED_ENGINE_KWARGS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "enable_expert_parallel": ("enable_expert_parallel", bool),
     "async_scheduling": ("async_scheduling", bool),
     "quantization": ("quantization", str),
+    "num_gpu_blocks_override": ("num_gpu_blocks_override", int),
+    "cpu_offload_gb": ("cpu_offload_gib", (int, float)),
 }
 """Engine arguments that change a plan: vLLM's name -> the planner's, and its type."""
 
@@ -67,14 +71,7 @@ def request_of(
     usd_per_accelerator_hour: Decimal | None = None,
 ) -> PlanRequest:
     """The planner's question for one engine definition. Raises BadPlanInput."""
-    given: dict[str, Any] = {}
-    for name, (ours, kind) in PLANNED_ENGINE_KWARGS.items():
-        value = engine.engine_kwargs.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise BadPlanInput(f"{name} has the wrong type.", field="engine_kwargs")
-        given[ours] = value
+    given, live = _planned_arguments(engine), [node for node in nodes if node.alive]
     accelerator = planner_accelerator(engine.accelerator_type) if engine.accelerator_type else None
     if engine.accelerator_type and accelerator is None:
         raise BadPlanInput(
@@ -86,7 +83,7 @@ def request_of(
         tensors=checkpoint.tensors,
         checkpoint_bytes=checkpoint.checkpoint_bytes,
         accelerator=accelerator,
-        node_memory_bytes=max((node.memory_bytes for node in nodes if node.alive), default=None),
+        node_memory_bytes=max((node.memory_bytes for node in live), default=None),
         tensor_parallel_size=engine.tensor_parallel_size,
         pipeline_parallel_size=engine.pipeline_parallel_size,
         dtype=engine.dtype,
@@ -97,7 +94,31 @@ def request_of(
         **given,
     )
     check_request(request)
-    return request
+    if accelerator is None:
+        return request
+    per_node = accelerator.accelerators_per_node
+    return replace(request, nodes_per_replica=_nodes_per_replica(engine, live, usual_per_node=per_node))
+
+
+def _nodes_per_replica(engine: EngineSpec, live: list[Node], *, usual_per_node: int) -> int:
+    """As the topologies' table has it, so that both predict the same."""
+    there = {node.node_id: node.accelerators.get(engine.accelerator_type or "", 0) for node in live}
+    group = placement_group(engine, tp_may_span_nodes=engine.tp_may_span_nodes)
+    total = {node_id: count for node_id, count in there.items() if count}
+    return nodes_taken(group, total, usual_per_node=usual_per_node)
+
+
+def _planned_arguments(engine: EngineSpec) -> dict[str, Any]:
+    """The planner's fields from vLLM's own arguments, and the names of those it does not count."""
+    given: dict[str, Any] = {"uncounted": uncounted(engine.engine_kwargs, planned=PLANNED_ENGINE_KWARGS)}
+    for name, (ours, kind) in PLANNED_ENGINE_KWARGS.items():
+        value = engine.engine_kwargs.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            raise BadPlanInput(f"{name} has the wrong type.", field="engine_kwargs")
+        given[ours] = value
+    return given
 
 
 def question_of(
@@ -131,12 +152,12 @@ def plan_engine(
         request = question_of(engine, model, usd_per_accelerator_hour=usd_per_accelerator_hour, load=load)
         if request is None:
             return None
-        return with_measurements(make_plan(request), request, engine, model)
+        return with_measurements(make_plan(request), request, setup_of(engine.model_dump()))
     except BadPlanInput as error:
         return Plan("refused", (error.message,), refused_field=error.field)
 
 
-def check_plan(plan: Plan | None) -> None:
+def check_plan(plan: Plan | None, engine: EngineSpec) -> None:
     """Raise what keeps an engine from starting, before it is tried: InvalidSpec or NotPlaceable.
 
     A plan that is not sure of the architecture refuses nothing.
@@ -148,30 +169,46 @@ def check_plan(plan: Plan | None) -> None:
     if plan.verdict == "does_not_fit":
         advice = f" {plan.lever}" if plan.lever else ""
         raise NotPlaceable(
-            f"{plan.reasons[0]}{advice}", arithmetic=list(plan.arithmetic), field="tensor_parallel_size"
+            f"{plan.reasons[0]}{advice}", arithmetic=list(plan.arithmetic), field=_too_large(plan, engine)
         )
+
+
+def _too_large(plan: Plan, engine: EngineSpec) -> str:
+    """The field to change where it does not fit: the cache when it was given and is most of it."""
+    memory = plan.memory
+    if engine.kv_cache_memory_bytes is None or memory is None:
+        return "tensor_parallel_size"
+    weights = max(stage.weight_bytes for stage in memory.stages)
+    return "kv_cache_memory_bytes" if memory.kv_cache_bytes > weights else "tensor_parallel_size"
 
 
 def cluster_view(accelerator_type: str | None, *, but: str = "") -> ClusterView:
     """What the cluster has of a type now, and what of it no deployment but `but` claims."""
-    nodes = known_nodes()
-    return view_of(accelerator_type, nodes=nodes, claims=other_claims(but=but))
+    return view_of(accelerator_type, cluster_now(but=but))
 
 
-def view_of(accelerator_type: str | None, *, nodes: list[Node], claims: list[Claim]) -> ClusterView:
+def view_of(accelerator_type: str | None, now: ClusterNow) -> ClusterView:
     """The same from rows already read."""
-    total, free = free_by_node(accelerator_type, nodes=nodes, claims=claims)
-    return ClusterView(total, free, seen=bool(nodes))
+    total, floor = now.total(accelerator_type), now.floor
+    free = {node_id: count for node_id, count in floor.count(accelerator_type).items() if node_id in total}
+    return ClusterView(total, free, floor.cpus(), seen=bool(now.nodes))
 
 
 def rank_topologies(
-    request: PlanRequest, cluster: ClusterView, *, tp_may_span_nodes: bool = False
+    request: PlanRequest,
+    cluster: ClusterView,
+    *,
+    tp_may_span_nodes: bool = False,
+    corrected: Corrected | None = None,
 ) -> list[Topology]:
-    """All topologies for a request, up to two nodes of accelerators or what the cluster has."""
+    """All topologies for a request, up to two usual nodes of accelerators or what the cluster has."""
     per_node = request.accelerator.accelerators_per_node if request.accelerator else 1
-    most = max(2 * per_node, min(64, sum(cluster.total_by_node.values())))
     return topologies(
-        request, cluster, tp_may_span_nodes=tp_may_span_nodes, most_accelerators=most if most < 64 else 64
+        request,
+        cluster,
+        tp_may_span_nodes=tp_may_span_nodes,
+        most_accelerators=max(2 * per_node, sum(cluster.total_by_node.values())),
+        corrected=corrected,
     )
 
 

@@ -124,6 +124,10 @@ START_DEADLINE_S = float(os.environ.get("RAYDECK_START_DEADLINE_S", "900"))
 PLACING_DEADLINE_S = float(os.environ.get("RAYDECK_PLACING_DEADLINE_S", "120"))
 # A cluster with declarative applications of somebody else is left alone unless this says otherwise.
 TAKE_OVER_CLUSTER = os.environ.get("RAYDECK_TAKE_OVER_CLUSTER", "") == "1"
+# A token that may read /metrics and nothing else; empty: only tokens of people may.
+METRICS_TOKEN = os.environ.get("RAYDECK_METRICS_TOKEN", "").strip()
+# Whether alerts may be sent to loopback and private addresses; link-local ones never are.
+WEBHOOK_ALLOW_PRIVATE = os.environ.get("RAYDECK_WEBHOOK_ALLOW_PRIVATE", "") == "1"
 CHAT_HISTORY = os.environ.get("RAYDECK_CHAT_HISTORY", "on") != "off"
 
 LANGUAGE_CODE = "en"

@@ -90,7 +90,7 @@ def _key() -> dict[str, Any]:
 
 
 def _chat() -> dict[str, Any]:
-    answered = RequestRecord.objects.filter(outcome="ok").exists()
+    answered = RequestRecord.objects.of_callers().filter(outcome="ok").exists()
     return {
         "done": answered,
         "title": "Chat with it",

@@ -26,9 +26,15 @@ MAIN = (
     ("deployments", "deployments", "Deployments", "Deploys", "rocket"),
     ("models", "models", "Models", "Models", "box"),
     ("playground", "playground", "Playground", "Chat", "messages-square"),
+    ("cost", "cost", "Cost", "Cost", "wallet"),
 )
+NOT_ON_PHONE_BAR = "models"
+"""Five fit with “More”, where this one stands instead."""
 MANAGE = (
     ("accelerators", "accelerators", "Accelerators", "Accelerators", "cpu"),
+    ("alerts", "alerts", "Alerts", "Alerts", "triangle-alert"),
+    ("requests", "requests", "Requests", "Requests", "clock"),
+    ("routing", "routing", "Routing", "Routing", "sliders-horizontal"),
     ("activity", "activity", "Activity", "Activity", "activity"),
     ("keys", "keys", "API keys", "Keys", "key-round"),
     ("api", "api-docs", "API reference", "API", "book-open"),
@@ -40,7 +46,11 @@ SECTION_OF_PREFIX = {
     "playground": "playground",
     "conversation": "playground",
     "accelerator": "accelerators",
+    "alert": "alerts",
+    "request": "requests",
+    "routing": "routing",
     "activity": "activity",
+    "cost": "cost",
     "key": "keys",
     "token": "keys",
     "user": "keys",
@@ -59,9 +69,12 @@ def _shell_of(request: HttpRequest) -> dict[str, Any]:
         return {}
     section = _section(request)
     counts = {"deployments": Deployment.objects.count(), "models": RegisteredModel.objects.count()}
+    nav, manage = _items(MAIN, section, counts), _items(MANAGE, section, counts)
     return {
-        "nav": _items(MAIN, section, counts),
-        "manage": _items(MANAGE, section, counts),
+        "nav": nav,
+        "manage": manage,
+        "tabs": [item for item in nav if item["key"] != NOT_ON_PHONE_BAR],
+        "more": [*(item for item in nav if item["key"] == NOT_ON_PHONE_BAR), *manage],
         "cluster": cluster_summary(time.time()),
         "initial": (user.get_username() or "?")[0].upper(),
         "can_operate": role_allows(user.role, "operator"),
@@ -83,6 +96,7 @@ def _items(table: Any, section: str, counts: dict[str, int]) -> list[dict[str, A
             continue  # only pages that exist are offered
         items.append(
             {
+                "key": key,
                 "url": url,
                 "label": label,
                 "short": short,

@@ -6,13 +6,16 @@ seconds and makes a constant number of queries.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from django.conf import settings
 
+from console import slo
 from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState, Replica
 from serving.observed import STALE_AFTER_S, START_PHASES, PhaseInput, phase_of
+from serving.tasks import task_of
 
 PHASE_LABELS = {
     "queued": "Queued",
@@ -23,22 +26,33 @@ PHASE_LABELS = {
     "asleep": "Asleep",
     "stopped": "Stopped",
     "failed": "Failed",
+    "over_slo": "Over SLO",
     "unknown": "Unknown",
 }
 
 
+@dataclass
+class Alive:
+    """What a deployment's replicas hold now, and the oldest revision that takes requests (0: none does)."""
+
+    accelerators: int = 0
+    serving_revision: int = 0
+
+
 def deployment_states(now: float) -> list[dict[str, Any]]:
     """All deployments in order of name, in a constant number of queries."""
-    rows = Deployment.objects.select_related("model", "current_revision", "status").order_by("name")
+    rows = Deployment.objects.select_related(
+        "model", "current_revision", "status", "slo", "slo_status"
+    ).order_by("name")
     cluster = ClusterStatus.objects.filter(pk=1).first()
-    alive = _alive_accelerators()
-    return [_state(row, cluster, alive.get(row.name, 0), now) for row in rows]
+    alive = _alive()
+    return [_state(row, cluster, alive.get(row.name, Alive()), now) for row in rows]
 
 
 def deployment_state(deployment: Deployment, now: float) -> dict[str, Any]:
     """One deployment; the same map as in the list."""
     cluster = ClusterStatus.objects.filter(pk=1).first()
-    return _state(deployment, cluster, _alive_accelerators(deployment.name).get(deployment.name, 0), now)
+    return _state(deployment, cluster, _alive(deployment.name).get(deployment.name, Alive()), now)
 
 
 def cluster_state(now: float) -> dict[str, Any]:
@@ -84,20 +98,22 @@ def phase_now(deployment: Deployment, now: float) -> str:
     return phase_of(phase_input(deployment, getattr(deployment, "status", None)), now)
 
 
-def _state(
-    deployment: Deployment, cluster: ClusterStatus | None, accelerators_alive: int, now: float
-) -> dict[str, Any]:
+def _state(deployment: Deployment, cluster: ClusterStatus | None, alive: Alive, now: float) -> dict[str, Any]:
     status: DeploymentStatus = getattr(deployment, "status", None) or DeploymentStatus()
     phase = phase_now(deployment, now)
     engine = deployment.current_revision.engine if deployment.current_revision else {}
     age_s = None if status.observed_at is None else max(0.0, now - status.observed_at)
     failure = status.failure if phase == "failed" else None
     started = _start_of(deployment, status)
+    word = "over_slo" if phase == "ready" and slo.is_over(deployment, now) else phase
+    current = status.generation == deployment.generation
     return {
         "name": deployment.name,
         "model": deployment.model.name,
         "phase": phase,
         "phase_label": PHASE_LABELS[phase],
+        "word": word,
+        "word_label": PHASE_LABELS[word],
         "last_phase": status.last_phase,
         "reason": _reason(phase, deployment, status, cluster, age_s),
         "advice": (failure or {}).get("advice", ""),
@@ -106,7 +122,8 @@ def _state(
         "stale": age_s is None or age_s > STALE_AFTER_S,
         "since": _since(phase, deployment, status),
         "revision": deployment.current_revision.number if deployment.current_revision else 0,
-        "serving_revision": status.revision,
+        "serving_revision": alive.serving_revision,
+        "replaced_revision": _replaced_revision(phase, deployment, status),
         "generation": deployment.generation,
         "version": deployment.version,
         "desired_state": deployment.desired_state,
@@ -117,14 +134,18 @@ def _state(
         "target_ongoing_requests": deployment.target_ongoing_requests,
         "idle_before_zero_s": deployment.idle_before_zero_s,
         "price_per_accelerator_hour_usd": deployment.price_per_accelerator_hour_usd,
-        "cost_per_hour_usd": Decimal(accelerators_alive) * deployment.price_per_accelerator_hour_usd,
-        "accelerators": accelerators_alive,
+        "api_input_usd_per_million_tokens": deployment.api_input_usd_per_million_tokens,
+        "api_output_usd_per_million_tokens": deployment.api_output_usd_per_million_tokens,
+        "cost_per_hour_usd": Decimal(alive.accelerators) * deployment.price_per_accelerator_hour_usd,
+        "accelerators": alive.accelerators,
         "accelerators_per_replica": _ranks(engine),
         "topology": topology_words(engine),
         "engine": engine,
+        "limits": deployment.limits,
+        "task": task_of(deployment.model.facts or {}, engine.get("engine_kwargs") or {}),
         "colour": deployment.colour,
         "phases": timeline(deployment, status, phase, now),
-        "ready_in_s": status.ready_at - started if status.ready_at is not None and started else None,
+        "ready_in_s": None if status.ready_at is None or not current else status.ready_at - started,
         "created_at": deployment.created_at,
     }
 
@@ -135,7 +156,7 @@ def timeline(
     """queued → placing → loading → warming → ready with the seconds each took, or has taken so far."""
     current_generation = status.generation == deployment.generation
     starts: dict[str, float | None] = {
-        "queued": _start_of(deployment, status) or deployment.requested_at,
+        "queued": _start_of(deployment, status),
         "placing": status.placing_at if current_generation else None,
         "loading": status.loading_at if current_generation else None,
         "warming": status.warming_at if current_generation else None,
@@ -177,17 +198,29 @@ def _ranks(engine: dict[str, Any]) -> int:
     return int(engine.get("tensor_parallel_size", 1)) * int(engine.get("pipeline_parallel_size", 1))
 
 
-def _alive_accelerators(name: str | None = None) -> dict[str, int]:
+def _alive(name: str | None = None) -> dict[str, Alive]:
     rows = Replica.objects.filter(ended_at=None)
     if name is not None:
         rows = rows.filter(deployment_name=name)
-    alive: dict[str, int] = {}
-    for owner, count in rows.values_list("deployment_name", "accelerators"):
-        alive[owner] = alive.get(owner, 0) + count
+    alive: dict[str, Alive] = {}
+    for owner, count, revision, state in rows.values_list(
+        "deployment_name", "accelerators", "revision", "state"
+    ):
+        of_owner = alive.setdefault(owner, Alive())
+        of_owner.accelerators += count
+        if state == "RUNNING":
+            of_owner.serving_revision = min(of_owner.serving_revision or revision, revision)
     return alive
 
 
-def _start_of(deployment: Deployment, status: DeploymentStatus) -> float | None:
+def _replaced_revision(phase: str, deployment: Deployment, status: DeploymentStatus) -> int:
+    """The revision that was ready before the one that starts now; 0 where there is none."""
+    current = deployment.current_revision.number if deployment.current_revision else 0
+    return status.revision if phase in START_PHASES and status.revision != current else 0
+
+
+def _start_of(deployment: Deployment, status: DeploymentStatus) -> float:
+    """When the present start began: asked for by an operator, or by itself after a crash or for a caller."""
     if status.generation == deployment.generation and status.queued_at is not None:
         return status.queued_at
     return deployment.requested_at
@@ -195,7 +228,7 @@ def _start_of(deployment: Deployment, status: DeploymentStatus) -> float | None:
 
 def _since(phase: str, deployment: Deployment, status: DeploymentStatus) -> float | None:
     at = {
-        "queued": deployment.requested_at,
+        "queued": _start_of(deployment, status),
         "placing": status.placing_at,
         "loading": status.loading_at,
         "warming": status.warming_at,

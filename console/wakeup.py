@@ -16,6 +16,11 @@ def wake_reconciler() -> None:
     transaction.on_commit(lambda: send_task("workers.reconcile", expires=5))
 
 
+def wake_webhooks() -> None:
+    """Ask for the waiting messages to be sent as soon as the current transaction is committed."""
+    transaction.on_commit(lambda: send_task("workers.webhooks", expires=10))
+
+
 def send_task(name: str, *args: object, expires: float | None = None) -> bool:
     """Send a task by name; False, with a log line, when the broker is away."""
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.bounded_json import Unreadable, read_bytes, read_object
+from serving.engine_support import engine_support
 from serving.layer_check import layers_held, missing_in_layers
 from serving.model_config import CONFIG, ConfigFacts, Problem, read_config
 from serving.planner.request import TensorGroup
@@ -29,6 +30,8 @@ READ_LIMIT_BYTES = 100_000_000
 PATIENCE_S = 1.5
 """Headers not read by then are counted by their files' sizes; reading one takes milliseconds."""
 FILE_LIMIT = 5_000
+SENTENCE_TRANSFORMERS = "modules.json"
+"""With it vLLM makes embeddings, whatever the architecture says."""
 INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "tekken.json", "spiece.model", "vocab.txt"}
 CHAT_TEMPLATE_KEY = re.compile(rb'"chat_template"\s*:\s*["\[]')
@@ -57,8 +60,9 @@ def inspect_folder(path: str) -> Inspection:
     Facts: architecture, model_type, layers, hidden_size, attention_heads, kv_heads, head_dim, vocab_size,
     max_context_tokens, dtype, quantization, tie_word_embeddings, kv_bytes_per_token (16-bit, full
     attention), parameters, parameters_are_packed, weight_bytes, weight_bytes_by_dtype, tensor_count,
-    file_count, tokenizer, chat_template. Bytes and counts are integers; None is "not known". Facts are
-    empty when there is no folder. Problems: {level: "error" | "warn", field, message}.
+    file_count, tokenizer, chat_template, sentence_transformers. Bytes and counts are integers; None
+    is "not known". Facts are empty when there is no folder. Problems: {level: "error" | "warn", field,
+    message}.
     """
     refusal = _path_problem(path)
     if refusal:
@@ -120,7 +124,7 @@ class _Folder:
         stated = asdict(facts)
         self.problems += stated.pop("problems")
         stated.pop("quantization_bits")
-        tokenizer = self._tokenizer()
+        tokenizer = self._tokenizer(facts)
         merged = {**stated, **numbers, **tokenizer}
         problems = sorted(self.problems, key=lambda problem: problem["level"] != "error")
         return Inspection(merged, problems, self.config, self.tensors)
@@ -240,7 +244,7 @@ class _Folder:
 
     # --- tokenizer -----------------------------------------------------------------------------------------
 
-    def _tokenizer(self) -> dict[str, Any]:
+    def _tokenizer(self, facts: ConfigFacts) -> dict[str, Any]:
         tokenizer = (
             bool(TOKENIZER_FILES & self.names)
             or {"vocab.json", "merges.txt"} <= self.names
@@ -251,9 +255,13 @@ class _Folder:
             self._error(
                 "tokenizer", "There is no tokenizer (tokenizer.json or tokenizer.model) in this folder."
             )
-        if not template:
+        if not template and facts.architecture not in engine_support()["pooling"]:
             self._warn("chat_template", "There is no chat template: completions work, chat needs one.")
-        return {"tokenizer": tokenizer, "chat_template": template}
+        return {
+            "tokenizer": tokenizer,
+            "chat_template": template,
+            "sentence_transformers": SENTENCE_TRANSFORMERS in self.names,
+        }
 
     def _has_chat_template(self) -> bool:
         if {"chat_template.jinja", "chat_template.json"} & self.names:

@@ -7,6 +7,7 @@ a dollar. Hence costs add up exactly, however time is split and in whatever orde
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,6 +15,7 @@ from decimal import Decimal
 MICROSECONDS = 1_000_000
 USD_DIGITS = 12
 """Digits after the point of every cost: trillionths of a dollar."""
+UNITS_PER_USD = 10**USD_DIGITS
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,43 @@ def cost_units(life: Life, *, prices: Sequence[Price], start: float | None = Non
 
     Before the first price that price holds: a deployment's first row is the price it was created with.
     """
-    upto = _cumulative(life, prices, _us(end))
-    return upto if start is None else max(0, upto - _cumulative(life, prices, _us(start)))
+    upto = _cumulative(life, prices, microseconds(end))
+    return upto if start is None else max(0, upto - _cumulative(life, prices, microseconds(start)))
+
+
+class CostCurve:
+    """The cumulative cost of one life, for a reader that asks for many moments: what `cost_units` gives from
+    a life's beginning, found by bisection instead of going through the prices again."""
+
+    def __init__(self, life: Life, prices: Sequence[Price]) -> None:
+        self.started_us = microseconds(life.started_at)
+        self.ended_us = None if life.ended_at is None else microseconds(life.ended_at)
+        self._accelerators = life.accelerators
+        self._begins: list[int] = []
+        self._before: list[int] = []
+        self._rates: list[int] = []
+        weighted = 0
+        for price in sorted(prices, key=lambda price: price.from_at):
+            # The first price holds before its time too.
+            begins = max(self.started_us, microseconds(price.from_at)) if self._begins else self.started_us
+            if self._begins:
+                weighted += (begins - self._begins[-1]) * self._rates[-1]
+            self._begins.append(begins)
+            self._before.append(weighted)
+            self._rates.append(_millionths(price.per_accelerator_hour_usd))
+
+    def upto(self, at_us: int) -> int:
+        """Trillionths of a dollar from the start of the life up to a moment in microseconds."""
+        at_us = at_us if self.ended_us is None else min(at_us, self.ended_us)
+        if at_us <= self.started_us or not self._begins:
+            return 0
+        index = bisect_right(self._begins, at_us) - 1
+        weighted = self._before[index] + (at_us - self._begins[index]) * self._rates[index]
+        return weighted * self._accelerators // 3600
+
+    def between(self, start_us: int, end_us: int) -> int:
+        """The same within [start, end)."""
+        return self.upto(end_us) - self.upto(start_us)
 
 
 def in_usd(units: int) -> Decimal:
@@ -51,22 +88,23 @@ def in_usd(units: int) -> Decimal:
 
 def _cumulative(life: Life, prices: Sequence[Price], upto_us: int) -> int:
     """Trillionths of a dollar from the start of a life up to a moment, rounded down; never shrinks."""
-    started = _us(life.started_at)
-    ended = upto_us if life.ended_at is None else min(_us(life.ended_at), upto_us)
+    started = microseconds(life.started_at)
+    ended = upto_us if life.ended_at is None else min(microseconds(life.ended_at), upto_us)
     if ended <= started or not prices:
         return 0
     ordered = sorted(prices, key=lambda price: price.from_at)
     weighted = 0
     for index, price in enumerate(ordered):
-        begins = started if index == 0 else max(started, _us(price.from_at))
-        ends = ended if index + 1 == len(ordered) else min(ended, _us(ordered[index + 1].from_at))
+        begins = started if index == 0 else max(started, microseconds(price.from_at))
+        ends = ended if index + 1 == len(ordered) else min(ended, microseconds(ordered[index + 1].from_at))
         if ends > begins:
             weighted += (ends - begins) * _millionths(price.per_accelerator_hour_usd)
     # microseconds × millionths of a dollar per hour / 3600 = trillionths of a dollar
     return weighted * life.accelerators // 3600
 
 
-def _us(at: float) -> int:
+def microseconds(at: float) -> int:
+    """Epoch seconds as whole microseconds: the clock that every cost is reckoned on."""
     return round(at * MICROSECONDS)
 
 

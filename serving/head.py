@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from serving.errors import HeadNotReady, InvalidSpec
+from serving.progress import MAX_START_FAILURES
 
 LOOPBACK = "127.0.0.1"
 # Ray puts sockets below <temp>/session_<date>_<pid>/sockets/; a Unix socket path ends at 107 bytes.
@@ -277,6 +278,8 @@ def _serve_environment(ports: Ports, *, temp_dir: Path, files: Path) -> dict[str
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.cluster.request_ids:middlewares",
         # By default a replica lingers 30 s for load balancers elsewhere; HAProxy knows within a second.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+        # Serve would give up after three; the reconciler gives up by itself, earlier where they fail alike.
+        "RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": str(MAX_START_FAILURES),
         # An engine whose process died has nothing left to finish; else its successor waits for it.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         # Between gateway and engine a request is one message; the longest body must fit.

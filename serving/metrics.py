@@ -38,8 +38,8 @@ COUNTERS: dict[str, str] = {
 }
 """Series -> figure of one replica, counted since its engine started."""
 
-QUEUED = "ray_serve_deployment_queued_queries"
-"""Requests that wait in a Serve handle for a replica to take them, per application."""
+QUEUED = "ray_raydeck_callers_waiting"
+"""Callers that wait at a gateway for a replica to take them, per application (serving/cluster/waiting.py)."""
 
 MEANS = frozenset({"kv_cache_usage"})
 """Figures of which several series of one replica make a mean; all others make a sum."""
@@ -48,7 +48,7 @@ LONGEST_GAP_S = 10.0
 """A counter's growth over a longer time than this says nothing of any second in it: it is a gap."""
 
 _LABEL = re.compile(r'(ReplicaId|replica|application)="((?:[^"\\]|\\.)*)"')
-_PREFIXES = ("ray_vllm_", "ray_raydeck_", "ray_serve_replica_processing_queries", QUEUED)
+_PREFIXES = ("ray_vllm_", "ray_raydeck_", "ray_serve_replica_processing_queries")
 
 CounterKey = tuple[str, str]
 """Series name and its label text, exactly as on the page: one process's own counter."""

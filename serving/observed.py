@@ -14,6 +14,23 @@ STALE_AFTER_S = 30.0
 
 MESSAGE_CHARACTERS = 300
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+OPERATORS_WORDS = (
+    (
+        re.compile(r"replicas that have taken more than (\d+)s to initialize"),
+        "Its replica has been loading for more than {0} s; large models and cold disks take that long.",
+    ),
+    (
+        re.compile(
+            r"replicas that have taken more than (\d+)s to be scheduled.*"
+            r"Resources required for each replica: (.*?), total resources available: (.*?)\. ",
+            re.DOTALL,
+        ),
+        "Ray has found no room for its replica for more than {0} s: it needs {1}, free are {2}.",
+    ),
+    (re.compile(r"A replica's health check failed"), "A replica died; Ray starts another in its place."),
+    (re.compile(r"(?:Up|Down)scaling from (\d+) to (\d+) replicas"), "Going from {0} to {1} replicas."),
+)
+"""What Serve 2.60 says of a start under way -> what an operator can act on."""
 RETRYING = re.compile(r"Retrying (\d+) more time")
 
 START_PHASES = ("queued", "placing", "loading", "warming")
@@ -105,10 +122,19 @@ def read_apps(state: dict[str, Any]) -> dict[str, SeenApp]:
 
 def words_of(app: SeenApp) -> str:
     """What Ray says of a start under way, in one short line without its internals."""
-    said = COLOURS.sub("", app.deployment_message or app.message)
+    return operators_words(app.deployment_message or app.message)
+
+
+def operators_words(said: str) -> str:
+    """Serve's own text in one short line for operators; as it is where it is not known."""
+    said = COLOURS.sub("", said)
     retry = RETRYING.search(said)
     if retry:
         return f"A start failed; Ray tries {retry.group(1)} more time{'s' if retry.group(1) != '1' else ''}."
+    for pattern, words in OPERATORS_WORDS:
+        found = pattern.search(said)
+        if found:
+            return words.format(*found.groups())
     line = said.strip().split("\n", 1)[0].split(" Error:", 1)[0]
     return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 1] + "…"
 

@@ -1,29 +1,40 @@
 """Whether a deployment can be placed on the cluster as it is, with the arithmetic. Pure.
 
-A tensor-parallel group needs its accelerators on one node; pipeline stages may lie on different nodes.
-Without accelerators all ranks share one node (the engine's CPU build starts them as processes there).
+Only counts: what a rank needs is the planner's answer (serving/planner), and where Ray will put the ranks is
+predicted by serving/planner/placement_groups.py. A tensor-parallel group needs its accelerators on one node
+unless it may span them; pipeline stages may lie on different nodes. Without accelerators all ranks share one
+node (the engine's CPU build starts them as processes there), whose memory they share with other deployments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from serving.accelerators import usable_bytes
 from serving.errors import NotPlaceable
+from serving.planner.placement_groups import (
+    CPU,
+    GPU,
+    PlacementGroup,
+    Topology,
+    assign,
+    left_after,
+    node_resources,
+    placement_group,
+    split_reason,
+    type_resource,
+)
+from serving.planner.result import Plan
 from serving.spec import EngineSpec
 
 GIB = 1 << 30
-CPU_RANK_OVERHEAD_BYTES = 1_500 << 20
-"""Resident memory of one CPU rank beside weights and KV cache (measured 1.3 to 1.5 GiB with vLLM 0.29)."""
-GPU_MEMORY_UTILIZATION = 0.92
-"""vLLM 0.29's default share of an accelerator's memory."""
-DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+ENOUGH_CPUS = 1e6
+NO_CORE = "Each replica needs a CPU core beside its accelerators, and no node with them has one left"
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node of the cluster: what it has, whether or not somebody uses it."""
+    """One node of the cluster: what it has, and what of it is held by others than our deployments."""
 
     node_id: str
     name: str
@@ -31,25 +42,38 @@ class Node:
     cpus: int
     memory_bytes: int
     accelerators: dict[str, int] = field(default_factory=dict)
+    cpus_foreign: float = 0.0
+    accelerators_foreign: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What one deployment holds or wants: `replicas` times (stages × ranks per stage) accelerators."""
+    """What one deployment holds or wants: `replicas` times (stages × ranks per stage) accelerators.
+
+    `memory_bytes`: what one replica surely takes of its node's memory; 0 where it is not known or lies in
+    accelerators.
+    """
 
     deployment: str
     accelerator_type: str | None
     tensor_parallel_size: int
     pipeline_parallel_size: int
     replicas: int
+    tp_may_span_nodes: bool = False
+    memory_bytes: int = 0
 
     @property
     def per_replica(self) -> int:
         """Accelerators or CPU cores of one replica."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
 
+    @property
+    def group(self) -> PlacementGroup:
+        """What Ray is asked for, for each replica."""
+        return placement_group(self, tp_may_span_nodes=self.tp_may_span_nodes)
 
-def claim_of(*, deployment: str, engine: EngineSpec, min_replicas: int) -> Claim:
+
+def claim_of(*, deployment: str, engine: EngineSpec, min_replicas: int, plan: Plan | None = None) -> Claim:
     """The claim a deployment makes: at least one replica, since one has to start."""
     return Claim(
         deployment=deployment,
@@ -57,146 +81,198 @@ def claim_of(*, deployment: str, engine: EngineSpec, min_replicas: int) -> Claim
         tensor_parallel_size=engine.tensor_parallel_size,
         pipeline_parallel_size=engine.pipeline_parallel_size,
         replicas=max(1, min_replicas),
+        tp_may_span_nodes=engine.tp_may_span_nodes,
+        memory_bytes=node_memory_of(plan, engine),
     )
 
 
-def free_by_node(
-    accelerator_type: str | None, *, nodes: Iterable[Node], claims: Iterable[Claim]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """(what each live node has of the type, what no claim takes of it), by node id; nodes without are left
-    out. Claims that find no room take nothing: they wait themselves."""
-    counted = {node.node_id: _count(node, accelerator_type) for node in nodes if node.alive}
-    total = {node_id: count for node_id, count in counted.items() if count}
-    free = dict(total)
+def node_memory_of(plan: Plan | None, engine: Topology) -> int:
+    """Bytes that one CPU replica surely takes of its node, by its plan; 0 on accelerators or when unknown."""
+    if engine.accelerator_type is not None or plan is None or plan.memory is None:
+        return 0
+    memory = plan.memory
+    if not memory.weights_are_exact:
+        return 0
+    beside = memory.kv_cache_bytes + memory.runtime.low
+    return engine.tensor_parallel_size * sum(stage.weight_bytes + beside for stage in memory.stages)
+
+
+class Floor:
+    """What is free on each live node: resources by Ray's names, and memory in bytes (None: not known)."""
+
+    def __init__(self, nodes: Iterable[Node], *, emptied: bool = False) -> None:
+        """`emptied`: as if nobody but us were there."""
+        alive = [node for node in nodes if node.alive]
+        self.free: Mapping[str, Mapping[str, float]] = {
+            node.node_id: _resources(node, emptied=emptied) for node in alive
+        }
+        self.memory: dict[str, int | None] = {node.node_id: node.memory_bytes or None for node in alive}
+
+    def take(self, claim: Claim) -> str | None:
+        """Take all replicas of the claim; None, or why the next one finds no place (then what came before it
+        stays taken): a sentence, or "" where there simply is no room."""
+        for _ in range(claim.replicas):
+            nodes = assign(claim.group, self.free)
+            if nodes is None:
+                return ""
+            if reason := split_reason(claim.group, nodes):
+                return reason
+            self.free = left_after(claim.group, nodes, self.free)
+            if reason := self._take_memory(claim, nodes[0]):
+                return reason
+        return None
+
+    def count(self, accelerator_type: str | None) -> dict[str, int]:
+        """Free accelerators of the type, or whole free CPU cores, by node id."""
+        if accelerator_type is None:
+            return {node_id: int(free[CPU]) for node_id, free in self.free.items()}
+        return {
+            node_id: int(free[GPU])
+            for node_id, free in self.free.items()
+            if type_resource(accelerator_type) in free
+        }
+
+    def cpus(self) -> dict[str, float]:
+        """Free CPU cores by node id."""
+        return {node_id: free[CPU] for node_id, free in self.free.items()}
+
+    def with_cpus(self) -> Floor:
+        """The same with CPU cores enough for everything."""
+        other = Floor(())
+        other.free = {node_id: {**free, CPU: ENOUGH_CPUS} for node_id, free in self.free.items()}
+        other.memory = dict(self.memory)
+        return other
+
+    def _take_memory(self, claim: Claim, node_id: str) -> str:
+        has = self.memory[node_id]
+        if not claim.memory_bytes or has is None:
+            return ""
+        self.memory[node_id] = has - claim.memory_bytes
+        if has >= claim.memory_bytes:
+            return ""
+        left = gib(max(0, has))
+        return f"One replica needs {gib(claim.memory_bytes)} of its node's memory and {left} are left"
+
+
+def floor_of(nodes: Iterable[Node], claims: Iterable[Claim]) -> Floor:
+    """What is free beside the claims. Those that find no room take none: they wait themselves."""
+    floor = Floor(nodes)
     for claim in claims:
-        if claim.accelerator_type == accelerator_type:
-            _take(claim, free)
-    return total, free
+        floor.take(claim)
+    return floor
 
 
 def check_placeable(
     wanted: Claim,
     *,
-    engine: EngineSpec,
     nodes: Iterable[Node],
     others: Iterable[Claim],
-    weight_bytes: int | None = None,
-    parameters: int | None = None,
+    plan: Plan | None = None,
 ) -> list[str]:
-    """The arithmetic, line by line, when it fits; raises NotPlaceable with the same lines when not."""
+    """The arithmetic, line by line, when it fits; raises NotPlaceable with the same lines when not.
+
+    `plan` only adds its lines: whether the engine fits in its accelerators is the planner's verdict.
+    """
     alive = [node for node in nodes if node.alive]
-    held = [claim for claim in others if claim.accelerator_type == wanted.accelerator_type]
-    lines = [_needs_line(wanted), *_has_lines(wanted, alive), *_held_lines(held)]
+    claims = list(others)
+    held = [claim for claim in claims if claim.accelerator_type == wanted.accelerator_type]
+    lines = [
+        _needs_line(wanted),
+        *_has_lines(wanted, alive),
+        *_held_lines(held),
+        *_memory_lines(wanted, held, alive),
+        *(plan.arithmetic if plan else ()),
+    ]
     _check_ever(wanted, alive, lines)
-    lines += _check_memory(engine, alive, weight_bytes, parameters)
-    free = {node.node_id: _count(node, wanted.accelerator_type) for node in alive}
-    for claim in held:
-        _take(claim, free)
-    left_over = dict(free)
-    if not _take(wanted, left_over):
-        left = sum(free.values())
-        raise NotPlaceable(
-            f"{wanted.deployment} cannot be placed: it needs"
-            f" {_amount(wanted, wanted.per_replica * wanted.replicas)}"
-            f" and {_amount(wanted, left)} {'is' if left == 1 else 'are'} free."
-            " Stop or shrink another deployment, or choose a smaller topology.",
-            arithmetic=lines,
-        )
-    return lines
+    floor = floor_of(alive, claims)
+    left, roomy = sum(floor.count(wanted.accelerator_type).values()), floor.with_cpus()
+    reason = floor.take(wanted)
+    if reason is None:
+        return lines
+    if not reason and wanted.accelerator_type is not None and roomy.take(wanted) is None:
+        reason = NO_CORE
+    raise NotPlaceable(_no_room(wanted, left, reason), arithmetic=lines)
+
+
+def _no_room(wanted: Claim, left: int, reason: str) -> str:
+    advice = " Stop or shrink another deployment, or choose a smaller topology."
+    if reason:
+        return f"{wanted.deployment} cannot be placed: {reason.rstrip('.')}.{advice}"
+    return (
+        f"{wanted.deployment} cannot be placed: it needs"
+        f" {_amount(wanted, wanted.per_replica * wanted.replicas)}"
+        f" and {_amount(wanted, left)} {'is' if left == 1 else 'are'} free.{advice}"
+    )
 
 
 def _check_ever(wanted: Claim, alive: list[Node], lines: list[str]) -> None:
-    empty = {node.node_id: _count(node, wanted.accelerator_type) for node in alive}
-    if _take(replace(wanted, replicas=1), dict(empty)):
+    """Raise where not even one replica finds a place when nobody else is there."""
+    floor = Floor(alive, emptied=True)
+    counts = floor.count(wanted.accelerator_type)
+    one, roomy = replace(wanted, replicas=1), floor.with_cpus()
+    reason = floor.take(one)
+    if reason is None:
         return
-    largest = max(empty.values(), default=0)
-    if wanted.accelerator_type is not None and sum(empty.values()) == 0:
+    if not reason and wanted.accelerator_type is not None and roomy.take(one) is None:
+        reason = NO_CORE
+    raise NotPlaceable(
+        _never(wanted, counts, alive, reason),
+        arithmetic=lines,
+        field="accelerator_type"
+        if wanted.accelerator_type is not None and not sum(counts.values())
+        else "tensor_parallel_size",
+    )
+
+
+def _never(wanted: Claim, counts: dict[str, int], alive: list[Node], reason: str) -> str:
+    kind, largest = wanted.accelerator_type, max(counts.values(), default=0)
+    if kind is not None and not sum(counts.values()):
         known = sorted({name for node in alive for name in node.accelerators})
-        message = (
-            f"The cluster has no {wanted.accelerator_type}."
-            f" It has {', '.join(known) if known else 'no accelerators at all, only CPU'}."
+        return (
+            f"The cluster has no {kind}. It has {', '.join(known)}."
+            if known
+            else f"The cluster has no {kind}. It has no accelerators at all, only CPU."
         )
-        raise NotPlaceable(message, arithmetic=lines, field="accelerator_type")
-    if wanted.accelerator_type is None:
-        message = (
+    if reason:
+        return f"{reason.rstrip('.')}; no node of the cluster has more." if kind is None else reason
+    if kind is None:
+        return (
             f"One replica needs {_amount(wanted, wanted.per_replica)} on one node"
             f" (TP {wanted.tensor_parallel_size} × PP {wanted.pipeline_parallel_size});"
             f" the largest node has {largest}."
         )
-        raise NotPlaceable(message, arithmetic=lines, field="tensor_parallel_size")
-    message = (
+    where = "" if wanted.tp_may_span_nodes else ", each group on one node"
+    return (
         f"One replica needs {wanted.pipeline_parallel_size} × {wanted.tensor_parallel_size}"
-        f" {wanted.accelerator_type}, each group on one node; the cluster has {sum(empty.values())},"
-        f" at most {largest} on one node."
+        f" {kind}{where}; the cluster has {sum(counts.values())}, at most {largest} on one node."
     )
-    raise NotPlaceable(message, arithmetic=lines, field="tensor_parallel_size")
 
 
-def _check_memory(
-    engine: EngineSpec, alive: list[Node], weight_bytes: int | None, parameters: int | None
-) -> list[str]:
-    if not weight_bytes:
-        return ["Weights: size unknown until the model is read"]
-    total = weight_bytes
-    if engine.dtype in DTYPE_BYTES and parameters:
-        total = (
-            max(1, parameters) * DTYPE_BYTES[engine.dtype]
-            if _is_unquantized(weight_bytes, parameters)
-            else total
-        )
-    ranks, kv = engine.accelerators_per_replica, 0
-    per_rank = total // ranks
-    if engine.accelerator_type is None:
-        kv = (engine.kv_cache_memory_bytes or 0) * ranks
-        need = total + kv + CPU_RANK_OVERHEAD_BYTES * ranks
-        largest = max((node.memory_bytes for node in alive), default=0)
-        line = (
-            f"Memory: weights {_gib(total)} + KV cache {_gib(kv)} + {ranks} × {_gib(CPU_RANK_OVERHEAD_BYTES)}"
-            f" engine = {_gib(need)}; the largest node has {_gib(largest)}"
-        )
-        fits = need <= largest or largest == 0
-    else:
-        usable = usable_bytes(engine.accelerator_type)
-        if usable is None:
-            return [f"Weights: {_gib(per_rank)} per {engine.accelerator_type}; its memory is not known here"]
-        budget = int(usable * GPU_MEMORY_UTILIZATION)
-        line = (
-            f"Memory: weights {_gib(total)} ÷ {ranks} = {_gib(per_rank)} per accelerator;"
-            f" {engine.accelerator_type} gives the engine {_gib(budget)} of {_gib(usable)}"
-        )
-        fits = per_rank < budget
-    if not fits:
-        kv_is_the_reason = engine.accelerator_type is None and kv > total
-        what = "KV cache does" if kv_is_the_reason else "weights do"
-        field = "kv_cache_memory_bytes" if kv_is_the_reason else "tensor_parallel_size"
-        raise NotPlaceable(f"The {what} not fit. {line}.", arithmetic=[line], field=field)
-    return [line]
-
-
-def _is_unquantized(weight_bytes: int, parameters: int) -> bool:
-    return weight_bytes >= 1.9 * parameters
-
-
-def _take(claim: Claim, free: dict[str, int]) -> bool:
-    """Take the claim out of `free` (node id -> count), first fit, largest node first; False if it cannot."""
-    groups = 1 if claim.accelerator_type is None else claim.pipeline_parallel_size
-    size = claim.per_replica if claim.accelerator_type is None else claim.tensor_parallel_size
-    for _ in range(claim.replicas * groups):
-        node = max((n for n in free if free[n] >= size), key=lambda n: free[n], default=None)
-        if node is None:
-            return False
-        free[node] -= size
-    return True
+def _resources(node: Node, *, emptied: bool) -> dict[str, float]:
+    cpus, accelerators = float(node.cpus), dict(node.accelerators)
+    if not emptied:
+        cpus = max(0.0, cpus - node.cpus_foreign)
+        accelerators = {
+            kind: max(0, count - node.accelerators_foreign.get(kind, 0))
+            for kind, count in accelerators.items()
+        }
+    return node_resources(cpus=cpus, accelerators=accelerators)
 
 
 def _count(node: Node, accelerator_type: str | None) -> int:
     return node.cpus if accelerator_type is None else node.accelerators.get(accelerator_type, 0)
 
 
-def _amount(claim: Claim, count: int) -> str:
+def _foreign(node: Node, accelerator_type: str | None) -> float:
+    if accelerator_type is None:
+        return node.cpus_foreign
+    return node.accelerators_foreign.get(accelerator_type, 0)
+
+
+def _amount(claim: Claim, count: float) -> str:
     if claim.accelerator_type is None:
-        return f"{count} CPU core{'' if count == 1 else 's'}"
-    return f"{count} × {claim.accelerator_type}"
+        return f"{count:g} CPU core{'' if count == 1 else 's'}"
+    return f"{count:g} × {claim.accelerator_type}"
 
 
 def _needs_line(claim: Claim) -> str:
@@ -210,14 +286,33 @@ def _needs_line(claim: Claim) -> str:
 def _has_lines(claim: Claim, alive: list[Node]) -> list[str]:
     if not alive:
         return ["The cluster has no live node"]
-    return [f"{node.name}: {_amount(claim, _count(node, claim.accelerator_type))}" for node in alive]
+    lines = []
+    for node in alive:
+        foreign = _foreign(node, claim.accelerator_type)
+        less = f", {_amount(claim, foreign)} held by others than deployments" if foreign else ""
+        lines.append(f"{node.name}: {_amount(claim, _count(node, claim.accelerator_type))}{less}")
+    return lines
 
 
 def _held_lines(held: list[Claim]) -> list[str]:
     return [
-        f"{claim.deployment} holds {_amount(claim, claim.per_replica * claim.replicas)}" for claim in held
+        f"{claim.deployment} holds {_amount(claim, claim.per_replica * claim.replicas)}"
+        + (f" and {gib(claim.memory_bytes * claim.replicas)} of memory" if claim.memory_bytes else "")
+        for claim in held
     ]
 
 
-def _gib(size_bytes: int) -> str:
+def _memory_lines(wanted: Claim, held: list[Claim], alive: list[Node]) -> list[str]:
+    """What a CPU replica takes of its node. Empty on accelerators, where the plan has the sum."""
+    if wanted.accelerator_type is not None:
+        return []
+    if not wanted.memory_bytes:
+        return ["Memory: not known until the model's files are read"]
+    largest = max((node.memory_bytes for node in alive), default=0)
+    needed = gib(wanted.memory_bytes)
+    return [f"Memory: one replica needs {needed} of its node; the largest node has {gib(largest)}"]
+
+
+def gib(size_bytes: int) -> str:
+    """A size for people, with its unit."""
     return f"{size_bytes / GIB:.1f} GiB" if size_bytes >= GIB // 10 else f"{size_bytes / (1 << 20):.0f} MiB"

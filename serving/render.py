@@ -11,9 +11,10 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from serving.adapter import lora_arguments
 from serving.spec import CapacitySpec, DeploymentSpec, EngineSpec
 
 GATEWAY_APP = "gateway"
@@ -34,10 +35,12 @@ FALLBACK_CONTEXT_TOKENS = 4096
 
 @dataclass(frozen=True)
 class GatewayTable:
-    """What the gateway knows: callers' key digests and how long a sleeping model's caller is held."""
+    """What the gateway knows: callers' key digests, how long a sleeping model's caller is held, and the
+    aliases by name ({targets: [{deployment, weight}], fallback: [deployment], created})."""
 
     keys: dict[str, dict[str, Any]]
     hold_s: float
+    aliases: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,9 @@ def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: Clus
             "reason": spec.reason,
             "hold_s": table.hold_s,
             "created": spec.created_at,
+            **({"limits": spec.limits} if spec.limits else {}),
+            **({"adapters": sorted(spec.engine.adapters)} if spec.engine.adapters else {}),
+            "sleeps": spec.capacity.min_replicas == 0,
         }
         for spec in specs
     }
@@ -129,7 +135,7 @@ def _gateway_app(specs: list[DeploymentSpec], table: GatewayTable, options: Clus
                 "name": "Gateway",
                 # Surge: a change of the gateway's own code must not leave callers without one.
                 "max_surge_percent": 100,
-                "user_config": {"models": models, "keys": table.keys},
+                "user_config": {"models": models, "keys": table.keys, "aliases": table.aliases},
             }
         ],
     }
@@ -150,8 +156,11 @@ def _engine_args(spec: DeploymentSpec, options: ClusterOptions) -> dict[str, Any
     engine = spec.engine
     kwargs = dict(engine.engine_kwargs)
     kwargs["max_num_seqs"] = engine.max_num_seqs
+    kwargs |= lora_arguments(engine, deployment=spec.name, given=engine.engine_kwargs)
     if engine.kv_cache_memory_bytes is not None:
         kwargs["kv_cache_memory_bytes"] = engine.kv_cache_memory_bytes
+    # Written only where it holds: one more argument would restart every replica there is.
+    spans = {"tp_may_span_nodes": True} if engine.tp_may_span_nodes else {}
     return {
         "installation": options.installation,
         "deployment": spec.name,
@@ -162,6 +171,7 @@ def _engine_args(spec: DeploymentSpec, options: ClusterOptions) -> dict[str, Any
         "accelerator_type": engine.accelerator_type,
         "tensor_parallel_size": engine.tensor_parallel_size,
         "pipeline_parallel_size": engine.pipeline_parallel_size,
+        **spans,
         "dtype": engine.dtype,
         "max_model_len": engine.max_model_len,
         "engine_kwargs": kwargs,

@@ -31,6 +31,8 @@ FORBIDDEN_ENGINE_KWARGS = {
     "distributed_executor_backend": "it follows from the topology",
     "enable_per_request_metrics": "the gateway needs it switched on",
     "disable_log_stats": "the charts need the engine's statistics",
+    "enable_lora": "choose to load the model's adapters",
+    "lora_modules": "adapters come from the registry",
     "trust_remote_code": "it would run code from the model's repository on the cluster",
     "allowed_local_media_path": "callers could read files of the cluster's nodes with it",
     "hf_token": "give the token with the model, where it is stored encrypted",
@@ -60,7 +62,18 @@ IMPORTED_PATH = "_module_path"
 
 SCALAR = (str, int, float, bool, type(None))
 
+API_PRICE = "of an API to compare costs with, US dollars per 1M tokens; null: no comparison"
+
 DeploymentName = Annotated[str, Field(max_length=40, pattern=NAME_PATTERN)]
+
+
+class AdapterSource(BaseModel):
+    """One LoRA adapter as a revision keeps it, copied from the registry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(description="folder with adapter_config.json")
+    rank: int = Field(ge=1, le=512)
 
 
 class EngineSpec(BaseModel):
@@ -74,18 +87,33 @@ class EngineSpec(BaseModel):
     accelerator_type: str | None = Field(None, description="Ray's name (H100, L4 …); null serves on CPU")
     tensor_parallel_size: int = Field(1, ge=1, le=64)
     pipeline_parallel_size: int = Field(1, ge=1, le=64)
+    tp_may_span_nodes: bool = Field(
+        False, description="let a tensor-parallel group lie on several nodes; slow, and only on accelerators"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len: int = Field(ge=16, le=16_777_216, description="context length in tokens")
     max_num_seqs: int = Field(32, ge=1, le=4096, description="requests the engine works on at once")
     kv_cache_memory_bytes: int | None = Field(
         None, ge=1 << 20, description="KV cache per rank in bytes; null lets the engine measure (GPU only)"
     )
+    kv_cache_is_automatic: bool = Field(
+        False, description="the KV cache was sized by the console: it follows the context and the hardware"
+    )
     engine_kwargs: dict[str, Any] = Field(default_factory=dict, description="further vLLM engine arguments")
+    adapters: dict[str, AdapterSource] = Field(
+        default_factory=dict, max_length=256, description="LoRA adapters loaded at start, by name"
+    )
 
     @property
     def accelerators_per_replica(self) -> int:
         """Accelerators (or CPU cores) that one replica claims."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @model_validator(mode="after")
+    def _spans_only_with_accelerators(self) -> EngineSpec:
+        if self.tp_may_span_nodes and self.accelerator_type is None:
+            raise ValueError("tp_may_span_nodes needs accelerators: on CPU all ranks share one node")
+        return self
 
     @field_validator("engine_kwargs")
     @classmethod
@@ -116,6 +144,12 @@ class CapacitySpec(BaseModel):
     price_per_accelerator_hour_usd: Decimal = Field(
         Decimal(0), ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6
     )
+    api_input_usd_per_million_tokens: Decimal | None = Field(
+        None, ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6, description=API_PRICE
+    )
+    api_output_usd_per_million_tokens: Decimal | None = Field(
+        None, ge=0, le=Decimal(100_000), max_digits=12, decimal_places=6, description=API_PRICE
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> CapacitySpec:
@@ -125,6 +159,13 @@ class CapacitySpec(BaseModel):
             )
         if self.min_replicas == 0 and self.idle_before_zero_s is None:
             raise ValueError("min_replicas is 0, so idle_before_zero_s must say after how many idle seconds")
+        given = [self.api_input_usd_per_million_tokens, self.api_output_usd_per_million_tokens]
+        if given.count(None) == 1:
+            missing = "input" if given[0] is None else "output"
+            raise ValueError(
+                f"api_{missing}_usd_per_million_tokens is missing: an API's price is one for input and one"
+                " for output; give both or neither"
+            )
         if self.min_replicas > 0 and self.idle_before_zero_s is not None:
             raise ValueError("idle_before_zero_s only acts with min_replicas 0; set one or clear the other")
         return self
@@ -144,6 +185,7 @@ class DeploymentSpec(BaseModel):
     created_at: int = 0
     engine: EngineSpec
     capacity: CapacitySpec
+    limits: dict[str, Any] = Field(default_factory=dict, description="as the gateway reads them")
     secret_env: dict[str, str] = Field(default_factory=dict, repr=False)
 
 

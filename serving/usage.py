@@ -34,6 +34,8 @@ class UsageRecord:
     key_id: int | None
     user: str
     deployment: str
+    alias: str
+    adapter: str
     revision: int
     replica: str
     path: str
@@ -43,8 +45,10 @@ class UsageRecord:
     cached_tokens: int | None
     completion_tokens: int | None
     gateway_s: float | None
+    held_s: float | None
     queue_s: float | None
     prefill_s: float | None
+    engine_decode_s: float | None
     ttft_s: float | None
     tpot_s: float | None
     decode_s: float | None
@@ -110,6 +114,8 @@ def read_record(text: str | bytes) -> UsageRecord:
         key_id=_whole(raw, "key_id"),
         user=_text(raw, "user", longest=150),
         deployment=_text(raw, "deployment", longest=100),
+        alias=_text(raw, "alias", longest=40),
+        adapter=_text(raw, "adapter", longest=40),
         revision=_whole(raw, "revision") or 0,
         replica=_text(raw, "replica", longest=120),
         path=_text(raw, "path", longest=60),
@@ -127,7 +133,17 @@ def read_record(text: str | bytes) -> UsageRecord:
     )
 
 
-DURATIONS = ("gateway_s", "queue_s", "prefill_s", "ttft_s", "tpot_s", "decode_s", "e2e_s")
+DURATIONS = (
+    "gateway_s",
+    "held_s",
+    "queue_s",
+    "prefill_s",
+    "engine_decode_s",
+    "ttft_s",
+    "tpot_s",
+    "decode_s",
+    "e2e_s",
+)
 
 
 def _text(raw: dict[str, Any], name: str, *, longest: int) -> str:

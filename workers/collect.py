@@ -29,7 +29,7 @@ from console.models import Deployment, Replica, Sample
 from console.settled_costs import SettledCosts, SpentBook
 from serving.metrics import CounterDeltas
 from serving.usage import DEAD_STREAM, STREAM, UsageRecord
-from workers import lease, retention, samples, usage
+from workers import lease, retention, samples, totals, usage
 from workers.ray_pages import RayPages, Scrape
 
 log = logging.getLogger(__name__)
@@ -239,9 +239,13 @@ class Collector:
         with transaction.atomic():
             self._prove_lease()
             loaded = tick.loaded or self._load(tick.second)
-            rows = [] if tick.stored or not tick.observed else self._rows(loaded, tick.second)
             names = {deployment.name: deployment.pk for deployment in loaded.deployments}
-            found = samples.finished_by_second(usage.store(records), deployments=names, newest=tick.second)
+            fresh = usage.store(records)
+            callers, probes = usage.without_probes(fresh)
+            self._board.note_probes(probes, deployments=names, now=self._clock())
+            rows = [] if tick.stored or not tick.observed else self._rows(loaded, tick.second)
+            found = samples.finished_by_second(callers, deployments=names, newest=tick.second)
+            totals.add(callers, found, known=names)
             for row in rows:
                 finished = found.pop((row.deployment_id, row.at), None)
                 if finished is not None:
@@ -254,7 +258,7 @@ class Collector:
 
     def _load(self, second: int) -> Loaded:
         return Loaded(
-            deployments=list(Deployment.objects.select_related("current_revision")),
+            deployments=list(Deployment.objects.select_related("current_revision", "status")),
             replicas=list(Replica.objects.filter(ended_at=None)),
             # The second's points say what has been spent up to its end.
             book=self._costs.book(until=second + 1.0),

@@ -6,12 +6,12 @@ import logging
 import re
 from typing import Any
 
-from console.models import Deployment, SourceKind
+from console.models import Deployment, Replica, SourceKind
 from serving.checkpoint import inspect_folder
 from serving.client import RayClient
 from serving.errors import NotPlaceable, RaydeckError
 from serving.failure import Failure, root_cause
-from serving.observed import SeenApp, SeenReplica
+from serving.observed import SeenApp, SeenReplica, operators_words
 from serving.redaction import without_secrets
 
 log = logging.getLogger(__name__)
@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 RAW_CHARACTERS = 6000
 LOG_LINES = 400
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+DEATH_LINES = 200
+DEATH_MARK = "raydeck-engine-died"
+"""What a replica writes when its engine's process is gone (serving/cluster/watch.py)."""
 CAUSE_MARK = re.compile(r"raydeck-cause:\s*(\S.*)")
 
 
@@ -28,7 +31,7 @@ def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, c
     if code == "not_placed":
         return {
             "code": "not_placed",
-            "cause": plain(said.splitlines()[0]) if said else "Ray found no room for it in time.",
+            "cause": plain(operators_words(said)) if said else "Ray found no room for it in time.",
             "advice": "Free accelerators, add nodes, or choose a smaller topology; then try again.",
             "raw": plain(said)[:RAW_CHARACTERS],
         }
@@ -45,6 +48,20 @@ def failure_of(ray: RayClient, deployment: Deployment, app: SeenApp | None, *, c
         "advice": advice,
         "raw": plain(said + "\n" + printed)[-RAW_CHARACTERS:],
     }
+
+
+def death_of(ray: RayClient, replica: Replica) -> str:
+    """What a replica that is gone said of its engine's death; empty when it was simply let go."""
+    if not replica.node_id or not replica.log_file_path:
+        return ""
+    try:
+        said = ray.get_log_tail(replica.node_id, replica.log_file_path.lstrip("/"), lines=DEATH_LINES)
+    except RaydeckError as error:
+        log.info(
+            "no log of a replica that is gone replica=%s error=%s", replica.replica_id, error.message[:120]
+        )
+        return ""
+    return "An engine process died" if DEATH_MARK in said else ""
 
 
 def plain(text: str) -> str:

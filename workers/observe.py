@@ -7,7 +7,7 @@ observations with old ones. Events are written only when a phase changed.
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from django.db import transaction
@@ -18,7 +18,7 @@ from console.events import SYSTEM, record
 from console.models import ClusterStatus, Deployment, DeploymentStatus, Event, Replica
 from console.states import phase_now
 from serving.observed import SeenApp
-from serving.progress import Progress
+from serving.progress import ASKED, CRASHED, FORGOTTEN, WOKE, Progress
 from serving.render import MODEL_APP_PREFIX
 from workers import lease
 
@@ -39,13 +39,35 @@ PROGRESS_COLUMNS = (
     "failed_at",
     "asleep_at",
     "followed_from",
+    "start_kind",
     "start_failures",
+    "start_causes",
     "message",
+)
+SEEN_COLUMNS = (
+    "state",
+    "ready_at",
+    "draining_at",
+    "node_id",
+    "node_ip",
+    "pid",
+    "actor_id",
+    "worker_id",
+    "log_file_path",
+    "started_at",
+    "last_seen_at",
+    "ended_at",
 )
 SEEN_GAP_S = 30.0
 """A replica that vanished while nobody looked for longer than this ended when it was last seen."""
+START_EVENTS = {
+    ASKED: "{name} was sent to Ray",
+    WOKE: "{name} is waking: a request came",
+    CRASHED: "{name} is being started again: Ray places a new replica",
+    FORGOTTEN: "Ray has lost {name} and is sent it again",
+}
 PHASE_EVENTS = {
-    "placing": ("info", "{name} was sent to Ray"),
+    "placing": ("info", "{start}"),
     "loading": ("info", "{name} is loading its weights"),
     "warming": ("info", "{name} is warming up"),
     "ready": ("ok", "{name} is ready"),
@@ -65,10 +87,20 @@ def fence(token: int, now: float) -> None:
         raise LeaseLost("the reconciler's lease was lost")
 
 
-def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[str, int]:
-    """Upsert replica rows; the count, per deployment name, of replicas that ended before they ever ran."""
+@dataclass(frozen=True)
+class Ended:
+    """What ended since the last look: deployments of which a replica ended before it ever ran, and replicas
+    that took requests then and do not any more."""
+
+    failed_starts: frozenset[str]
+    gone: tuple[Replica, ...]
+
+
+def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> Ended:
+    """Upsert replica rows; what ended."""
     seen = {replica.replica_id: (app, replica) for app in apps.values() for replica in app.replicas}
-    lost: dict[str, int] = {}
+    lost: set[str] = set()
+    gone: list[Replica] = []
     with transaction.atomic():
         fence(token, now)
         # Also those that had ended: Ray's list can leave out a replica for a moment, which then lives on.
@@ -80,20 +112,48 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> dict[
                 continue
             name = app.name.removeprefix(MODEL_APP_PREFIX)
             row = known.pop(replica_id, None) or _new_replica(name, replica_id, app, accelerators, now)
-            row.state = "RUNNING" if replica.state == "RUNNING" or row.state == "RUNNING" else replica.state
-            row.state = replica.state if replica.state == "STOPPING" else row.state
+            row = _continued(row) if row.settled else row
+            if row.state == "RUNNING" and replica.state == "STOPPING":
+                gone.append(row)
+            if row.state != "RUNNING" or replica.state == "STOPPING":
+                row.state = replica.state
+            row.ready_at = row.ready_at or (now if replica.state == "RUNNING" else None)
+            row.draining_at = row.draining_at or (now if replica.state == "STOPPING" else None)
             row.node_id, row.node_ip, row.pid = replica.node_id, replica.node_ip, replica.pid
             row.actor_id, row.worker_id = replica.actor_id, replica.worker_id
             row.log_file_path = replica.log_file_path
-            row.started_at = replica.started_at or row.started_at
+            if row.accounted_until is None:  # costs that were shared out do not move
+                row.started_at = replica.started_at or row.started_at
             row.last_seen_at, row.ended_at = now, None
-            row.save()
+            # An existing row's other columns are the accounting's: what was read here may be old by now.
+            row.save(update_fields=None if row.pk is None else SEEN_COLUMNS)
         for row in known.values():
-            if row.state not in ("RUNNING", "STOPPING"):
-                lost[row.deployment_name] = lost.get(row.deployment_name, 0) + 1
+            if row.state == "RUNNING":
+                gone.append(row)
+            elif row.state != "STOPPING":
+                lost.add(row.deployment_name)
             row.ended_at = now if now - row.last_seen_at <= SEEN_GAP_S else row.last_seen_at
             row.save(update_fields=["ended_at"])
-    return lost
+    return Ended(frozenset(lost), tuple(gone))
+
+
+def write_engine_died(replica: Replica, cause: str, *, token: int, now: float) -> None:
+    """The event that says that a replica died while it served, and what follows."""
+    with transaction.atomic():
+        fence(token, now)
+        deployment = Deployment.objects.filter(pk=replica.deployment_id or 0).first()
+        if deployment is None:
+            return
+        record(
+            actor=SYSTEM,
+            kind="deployment.engine_died",
+            message=f"{cause} ({deployment.name}, replica {replica.replica_id[:8]});"
+            " Ray replaces it, and requests it was answering have failed",
+            level="bad",
+            subject_kind="deployment",
+            subject_name=deployment.name,
+            deployment=deployment,
+        )
 
 
 def write_progress(
@@ -155,6 +215,28 @@ def _new_replica(
     )
 
 
+def _continued(ended: Replica) -> Replica:
+    """The rest of a life whose end was an error, noticed after its cost up to there had been shared out: a
+    new row from that moment on. The old one keeps its costs and gives its id away."""
+    replica_id = ended.replica_id
+    earlier = Replica.objects.filter(replica_id__startswith=f"{replica_id}~").count()
+    Replica.objects.filter(pk=ended.pk).update(replica_id=f"{replica_id}~{earlier + 1}"[:120])
+    began = ended.ended_at or ended.last_seen_at
+    return Replica(
+        deployment_id=ended.deployment_id,
+        deployment_name=ended.deployment_name,
+        replica_id=replica_id,
+        revision=ended.revision,
+        accelerators=ended.accelerators,
+        state=ended.state,
+        facts=ended.facts,
+        started_at=began,
+        ready_at=None if ended.ready_at is None else began,
+        last_seen_at=ended.last_seen_at,
+        accounted_until=int(began),  # which also keeps its beginning from being moved to the old row's
+    )
+
+
 def _accelerators_of_deployments() -> dict[str, tuple[int, int]]:
     rows = Deployment.objects.select_related("current_revision")
     return {
@@ -173,10 +255,11 @@ def _phase_event(deployment: Deployment, status: DeploymentStatus, phase: str) -
         return
     level, words = PHASE_EVENTS[phase]
     reason = str((status.failure or {}).get("cause", ""))
-    message = words.format(name=deployment.name, reason=reason)
+    start = START_EVENTS.get(status.start_kind, START_EVENTS[ASKED]).format(name=deployment.name)
+    message = words.format(name=deployment.name, reason=reason, start=start)
     if phase == "ready" and status.ready_at and status.queued_at:
-        start = status.placing_at if status.placing_at and status.start_failures else status.queued_at
-        message += f" after {status.ready_at - (start or status.ready_at):.0f} s"
+        again = "" if status.start_kind == ASKED else "again "
+        message = f"{deployment.name} is ready {again}after {status.ready_at - status.queued_at:.0f} s"
     record(
         actor=SYSTEM,
         kind=f"deployment.{phase}",

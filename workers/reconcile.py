@@ -24,15 +24,18 @@ from django.db import DatabaseError, close_old_connections, connection
 from console import desired, secrets
 from console.models import ClusterStatus, Deployment, DeploymentStatus, DesiredState
 from console.placements import check_against_cluster
+from console.planning import check_plan
 from serving.client import RayClient
-from serving.errors import ConfigRejected, NotPlaceable, RaydeckError
+from serving.errors import ConfigRejected, InvalidSpec, NotPlaceable, RaydeckError
 from serving.observed import START_PHASES, SeenApp, read_apps
 from serving.plan import Decision, LastPut, decide, foreign_apps
+from serving.planner.report import read_stored
 from serving.progress import Deadlines, Progress, Step, Wanted, advance, smoke_answered
 from serving.render import GATEWAY_APP, app_name, digest_of
 from serving.spec import DeploymentSpec
+from serving.tasks import task_of
 from workers import lease, observe, plan_checks
-from workers.failures import failure_of, unplaceable
+from workers.failures import death_of, failure_of, unplaceable
 from workers.ray import node_json, ray_client, replica_phases
 from workers.smoke import smoke
 
@@ -108,10 +111,11 @@ def reconcile_once(ray: RayClient, *, token: int) -> bool:
         ray_version=version,
         gateway_status=apps[GATEWAY_APP].status if GATEWAY_APP in apps else "",
     )
-    lost = observe.write_replicas(apps, token=token, now=now)
+    ended = observe.write_replicas(apps, token=token, now=now)
+    _tell_of_deaths(ray, apps, ended, token=token)
     _refuse_unplaceable(token=token)
     sent = _send_if_needed(ray, apps, token=token)
-    is_under_way = _follow_all(ray, apps, sent, lost, token=token)
+    is_under_way = _follow_all(ray, apps, sent, ended, token=token)
     plan_checks.write_due(ray, token=token, now=time.time())
     return is_under_way or sent.decision.put
 
@@ -212,6 +216,21 @@ def _fail_unreadable(name: str, reason: str, *, token: int) -> None:
     observe.write_progress(row, progress, failure=failure, token=token, now=now)
 
 
+def _tell_of_deaths(ray: RayClient, apps: dict[str, SeenApp], ended: observe.Ended, *, token: int) -> None:
+    """An event for each replica that died while it served; nothing for those that were replaced or let go."""
+    for replica in ended.gone:
+        cause = death_of(ray, replica)
+        app = apps.get(app_name(replica.deployment_name))
+        rows = Deployment.objects.filter(desired_state=DesiredState.RUNNING)
+        row = rows.filter(pk=replica.deployment_id or 0).first()
+        if not cause and row is not None and app is not None:
+            is_missed = app.revision == replica.revision and len(app.running) < app.replicas_target
+            cause = "A replica's process ended" if is_missed and app.deployment_id == row.pk else ""
+        if cause:
+            log.warning("replica died deployment=%s replica=%s", replica.deployment_name, replica.replica_id)
+            observe.write_engine_died(replica, cause, token=token, now=time.time())
+
+
 def _refuse_unplaceable(*, token: int) -> None:
     """What the cluster cannot hold is refused before it is sent, with the arithmetic."""
     for deployment in _rows():
@@ -224,31 +243,40 @@ def _refuse_unplaceable(*, token: int) -> None:
         except (ValueError, secrets.SecretError):  # said where the document is made
             continue
         try:
-            check_against_cluster(
-                name=spec.name, engine=spec.engine, capacity=spec.capacity, facts=deployment.model.facts
-            )
+            plan = read_stored(deployment.current_revision.plan) if deployment.current_revision else None
+            check_plan(plan, spec.engine)
+            check_against_cluster(name=spec.name, engine=spec.engine, capacity=spec.capacity, plan=plan)
+        except InvalidSpec as error:
+            refused = NotPlaceable(error.message, arithmetic=[], field=error.field)
+            _fail_unplaceable(deployment, refused, token=token)
         except NotPlaceable as error:
-            now = time.time()
-            progress = Progress(
-                generation=deployment.generation, queued_at=deployment.requested_at, failed_at=now
-            )
-            observe.write_progress(deployment, progress, failure=unplaceable(error), token=token, now=now)
+            _fail_unplaceable(deployment, error, token=token)
+
+
+def _fail_unplaceable(deployment: Deployment, error: NotPlaceable, *, token: int) -> None:
+    now = time.time()
+    progress = Progress(generation=deployment.generation, queued_at=deployment.requested_at, failed_at=now)
+    observe.write_progress(deployment, progress, failure=unplaceable(error), token=token, now=now)
 
 
 def _follow_all(
-    ray: RayClient, apps: dict[str, SeenApp], sent: Sent, lost: dict[str, int], *, token: int
+    ray: RayClient, apps: dict[str, SeenApp], sent: Sent, ended: observe.Ended, *, token: int
 ) -> bool:
     rows = _rows()
-    reported = replica_phases(ray) if any(_is_starting(row) for row in rows) else {}
+    # What was sent a moment ago is said at once; the metrics pages can take seconds on a busy machine.
+    reads_pages = not sent.decision.put and any(_is_starting(row) for row in rows)
+    reported = replica_phases(ray) if reads_pages else {}
     under_way = False
     to_smoke: list[tuple[Deployment, DeploymentSpec, Step]] = []
     for row in rows:
         spec = sent.specs.get(row.name)
-        if spec is None or spec.generation != row.generation:
-            under_way = under_way or spec is not None  # changed meanwhile: the next pass has it
+        if spec is None or (spec.generation, spec.deployment_id) != (row.generation, row.pk):
+            # Changed, or deleted and made anew, meanwhile: the next pass has it.
+            under_way = under_way or spec is not None
             continue
         app = apps.get(app_name(row.name))
-        step = _step(row, spec, app, sent, reported, lost)
+        failed = _failed_start(ray, row, app) if row.name in ended.failed_starts else None
+        step = _step(row, spec, app, sent, reported, failed)
         if step.needs_smoke:
             to_smoke.append((row, spec, step))
             continue
@@ -264,9 +292,8 @@ def _step(
     app: SeenApp | None,
     sent: Sent,
     reported: dict[str, dict[str, float]],
-    lost: dict[str, int],
+    failed_start: str | None,
 ) -> Step:
-    known = _known(row)
     status = getattr(row, "status", None)
     wanted = Wanted(
         generation=row.generation,
@@ -277,15 +304,22 @@ def _step(
         sent_at=sent.at if sent.in_force and spec.state == "serve" else None,
     )
     return advance(
-        known,
+        _known(row),
         wanted=wanted,
         app=app,
         replica_phases=reported,
-        lost_starts=lost.get(row.name, 0) if known.ready_at is None else 0,
+        failed_start=failed_start,
         last_seen_at=status.observed_at if status else None,
         deadlines=Deadlines(placing_s=settings.PLACING_DEADLINE_S, start_s=settings.START_DEADLINE_S),
         now=time.time(),
     )
+
+
+def _failed_start(ray: RayClient, row: Deployment, app: SeenApp | None) -> str | None:
+    """Why replicas of a start under way ended; None where none is under way."""
+    if not _is_starting(row):
+        return None
+    return str(failure_of(ray, row, app, code="start_failed")["cause"])
 
 
 def _acted_on(
@@ -302,7 +336,8 @@ def _smoke_all(waiting: list[tuple[Deployment, DeploymentSpec, Step]], *, token:
     if not waiting:
         return False
     with ThreadPoolExecutor(max_workers=SMOKES_AT_ONCE) as pool:
-        answers = list(pool.map(smoke, [row.name for row, _, _ in waiting]))
+        tasks = [task_of(row.model.facts or {}, spec.engine.engine_kwargs) for row, spec, _ in waiting]
+        answers = list(pool.map(smoke, [row.name for row, _, _ in waiting], tasks))
     for (row, spec, step), unanswered in zip(waiting, answers, strict=True):
         now = time.time()
         failure = None

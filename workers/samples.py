@@ -1,8 +1,9 @@
 """Samples: one row per deployment and second, built from metrics pages, replica rows and usage records.
 
-A second nobody could observe has no row: a gap stays a gap. Latencies come from the ledger's records alone
-and are added to the row of the second in which the request finished, also when the record comes late and
-the row was rolled up meanwhile. Nothing here talks to Ray or Redis.
+A second nobody could observe has no figures: a gap stays a gap. Latencies come from the ledger's records
+alone and are added to the row of the second in which the request finished, also when the record comes late
+and the row was rolled up meanwhile; where that second has no row, one is made that holds the requests alone,
+so that percentiles and objectives never miss a request. Nothing here talks to Ray or Redis.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from console.models import Deployment, DesiredState, Replica, Sample
+from console.models import Deployment, DesiredState, Replica, Sample, SampleMark
+from console.windows import LATENCIES
 from serving import histogram
 from serving.metrics import Page, settled
 from serving.render import MODEL_APP_PREFIX
@@ -39,17 +41,33 @@ class Reading:
 
 
 @dataclass
+class Probed:
+    """Tokens of one of the console's own smoke requests, which the engine counts like anybody's."""
+
+    deployment_id: int
+    at: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass
 class Board:
     """The latest figures of all replicas and of the requests queued in Serve, kept between ticks."""
 
-    queued: dict[str, float] = field(default_factory=dict)
+    _queued: dict[str, tuple[Mapping[str, float], float]] = field(default_factory=dict)
     _figures: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     _grown: dict[str, Mapping[str, float] | None] = field(default_factory=dict)
     _pages: dict[str, str] = field(default_factory=dict)
+    _probed: dict[str, Probed] = field(default_factory=dict)
 
     def begin(self, now: float) -> None:
-        """Start a new second: growth and queues are of this second only; old figures are dropped."""
-        self.queued, self._grown = {}, {}
+        """Start a new second: growth is of this second only; old figures are dropped."""
+        self._grown = {}
+        # The engine's page lags a second or two behind the record; later growth is somebody else's.
+        self._probed = {key: probed for key, probed in self._probed.items() if now - probed.at <= KEPT_S}
+        self._queued = {
+            home: (queued, at) for home, (queued, at) in self._queued.items() if now - at <= KEPT_S
+        }
         for replica_id in list(self._figures):
             kept = {
                 name: (value, at)
@@ -73,8 +91,32 @@ class Board:
             self._pages[replica_id] = target
         for replica_id in [one for one, home in self._pages.items() if home == target]:
             self._grown[replica_id] = None if grown is None else grown.get(replica_id, {})
-        for application, waiting in page.queued.items():
-            self.queued[application] = self.queued.get(application, 0.0) + waiting
+        if page.queued:
+            self._queued[target] = (page.queued, now)
+
+    def queued(self, application: str) -> float | None:
+        """Callers that wait for this application at all gateways; None when no gateway says."""
+        counts = [queued[application] for queued, _ in self._queued.values() if application in queued]
+        return sum(counts) if counts else None
+
+    def note_probes(
+        self, probes: Iterable[UsageRecord], *, deployments: Mapping[str, int], now: float
+    ) -> None:
+        """Take in smoke requests; their tokens come off the next growth of their deployment's counters."""
+        for probe in probes:
+            if probe.deployment in deployments:
+                self._probed[probe.id] = Probed(
+                    deployments[probe.deployment], now, probe.prompt_tokens or 0, probe.completion_tokens or 0
+                )
+
+    def without_probes(self, deployment_id: int, name: str, tokens: int | None) -> int | None:
+        """A deployment's tokens of this second without those of smoke requests; what is left waits."""
+        for probed in self._probed.values():
+            if tokens and probed.deployment_id == deployment_id:
+                taken = min(tokens, getattr(probed, name))
+                setattr(probed, name, getattr(probed, name) - taken)
+                tokens -= taken
+        return tokens
 
     def reading(self, replica_id: str) -> Reading | None:
         """What is known of a replica now; None when nothing is."""
@@ -94,6 +136,14 @@ class Finished:
     ttft: histogram.Counts = field(default_factory=dict)
     tpot: histogram.Counts = field(default_factory=dict)
     e2e: histogram.Counts = field(default_factory=dict)
+    queue: histogram.Counts = field(default_factory=dict)
+    sums_s: dict[str, float] = field(default_factory=dict)
+
+    def observe(self, name: str, value_s: float | None) -> None:
+        """Count one latency, in its buckets and in its sum; None was not measured."""
+        if value_s is not None:
+            histogram.observe(getattr(self, name), value_s)
+            self.sums_s[name] = self.sums_s.get(name, 0.0) + value_s
 
 
 def build(
@@ -117,11 +167,15 @@ def build(
 
 def _row(deployment: Deployment, replicas: Sequence[Replica], board: Board, second: int) -> Sample:
     found = (board.reading(replica.replica_id) for replica in replicas)
-    readings = [reading for reading in found if reading is not None]
-    figures = [reading.figures for reading in readings]
-    asleep = not replicas
+    figures = [reading.figures for reading in found if reading is not None]
+    # Asleep, nothing is held or generated, and that is measured; before its first replica nothing is known.
+    asleep = not replicas and _is_asleep(deployment)
+    tokens = {
+        name: 0 if asleep else board.without_probes(deployment.pk, name, _tokens(replicas, board, name))
+        for name in ("prompt_tokens", "completion_tokens")
+    }
     waiting = [figure["requests_waiting"] for figure in figures if "requests_waiting" in figure]
-    queued = board.queued.get(MODEL_APP_PREFIX + deployment.name)
+    queued = board.queued(MODEL_APP_PREFIX + deployment.name)
     usage = [figure["kv_cache_usage"] for figure in figures if "kv_cache_usage" in figure]
     claimed = sum(replica.accelerators for replica in replicas)
     running = [replica for replica in replicas if replica.state == "RUNNING"]
@@ -132,8 +186,7 @@ def _row(deployment: Deployment, replicas: Sequence[Replica], board: Board, seco
         requests_running=0.0 if asleep else _sum_of(figures, "requests_running"),
         requests_waiting=_sum(waiting + ([] if queued is None else [queued]), empty=0.0 if asleep else None),
         kv_cache_usage=sum(usage) / len(usage) if usage else None,
-        prompt_tokens=0 if asleep else _tokens(readings, "prompt_tokens"),
-        completion_tokens=0 if asleep else _tokens(readings, "completion_tokens"),
+        **tokens,
         requests_ok=0,
         requests_failed=0,
         replicas=float(len(running)),
@@ -187,8 +240,18 @@ def _sum(values: Sequence[float], *, empty: float | None) -> float | None:
     return float(sum(values)) if values else empty
 
 
-def _tokens(readings: Sequence[Reading], name: str) -> int | None:
-    """Tokens of all replicas in this second; None when it is unknown for one of them, or for all."""
+def _is_asleep(deployment: Deployment) -> bool:
+    status = getattr(deployment, "status", None)
+    return status is not None and status.asleep_at is not None
+
+
+def _tokens(replicas: Sequence[Replica], board: Board, name: str) -> int | None:
+    """Tokens of all replicas in this second; None when it is unknown for one of them, or for all.
+
+    What a replica generates before it takes requests is its warm-up.
+    """
+    serving = (board.reading(one.replica_id) for one in replicas if one.state in ("RUNNING", "STOPPING"))
+    readings = [reading for reading in serving if reading is not None]
     if not readings or any(reading.grown is None for reading in readings):
         return None
     return round(sum((reading.grown or {}).get(name, 0.0) for reading in readings))
@@ -216,41 +279,60 @@ def _count(into: Finished, record: UsageRecord) -> None:
         into.requests_failed += 1
         return
     into.requests_ok += 1
-    if record.first_token_s is not None:
-        histogram.observe(into.ttft, record.first_token_s)
-    if record.per_token_s is not None:
-        histogram.observe(into.tpot, record.per_token_s)
-    if record.e2e_s is not None and record.outcome == "ok":
-        histogram.observe(into.e2e, record.e2e_s)
+    into.observe("ttft", record.first_token_s)
+    into.observe("tpot", record.per_token_s)
+    into.observe("queue", record.queue_s)
+    if record.outcome == "ok":
+        into.observe("e2e", record.e2e_s)
 
 
 def add_to_row(row: Sample, finished: Finished) -> None:
     """Add finished requests to a row, saved or not, in memory."""
     row.requests_ok = (row.requests_ok or 0) + finished.requests_ok
     row.requests_failed = (row.requests_failed or 0) + finished.requests_failed
-    for name in ("ttft", "tpot", "e2e"):
-        stored = histogram.from_json(getattr(row, name))
-        setattr(row, name, histogram.to_json(histogram.merged([stored, getattr(finished, name)])))
+    for name in LATENCIES:
+        setattr(row, name, histogram.merged([getattr(row, name), getattr(finished, name)]))
 
 
 def add_to_stored_rows(found: Mapping[Key, Finished]) -> None:
-    """Add late requests to the rows of their seconds, in every resolution that has one.
+    """Add late requests to the rows of their seconds, in every resolution that is complete there.
 
-    Call it in the transaction that stores the records. Rows are locked finest first, as the roll-up does:
-    whoever comes second sees what the first one wrote.
+    Call it in the transaction that stores the records. The marks are locked first, as the roll-up does: what
+    it has rolled up is changed here, what it has not it will find in the rows of the seconds.
     """
     if not found:
         return
-    ids = {deployment_id for deployment_id, _ in found}
+    marks = {mark.resolution_s: mark.complete_to for mark in locked_marks()}
+    finest_s = min(RETENTION_S)
     for resolution_s in RETENTION_S:
         parts: dict[Key, list[Finished]] = {}
         for (deployment_id, second), finished in found.items():
-            parts.setdefault((deployment_id, second // resolution_s * resolution_s), []).append(finished)
-        rows = Sample.objects.select_for_update().filter(
-            deployment_id__in=ids, resolution_s=resolution_s, at__in={at for _, at in parts}
-        )
-        changed = [row for row in rows if (row.deployment_id, row.at) in parts]
-        for row in changed:
-            for finished in parts[(row.deployment_id, row.at)]:
-                add_to_row(row, finished)
-        Sample.objects.bulk_update(changed, ["requests_ok", "requests_failed", "ttft", "tpot", "e2e"])
+            start = second // resolution_s * resolution_s
+            if resolution_s == finest_s or start + resolution_s <= marks.get(resolution_s, 0):
+                parts.setdefault((deployment_id, start), []).append(finished)
+        if parts:
+            _add_parts(parts, resolution_s)
+
+
+def locked_marks() -> list[SampleMark]:
+    """How far each coarser resolution is complete; locked until the transaction ends, always in one order."""
+    return list(SampleMark.objects.select_for_update().order_by("resolution_s"))
+
+
+def _add_parts(parts: Mapping[Key, list[Finished]], resolution_s: int) -> None:
+    ids = {deployment_id for deployment_id, _ in parts}
+    stored = Sample.objects.select_for_update().filter(
+        deployment_id__in=ids, resolution_s=resolution_s, at__in={at for _, at in parts}
+    )
+    rows = {(row.deployment_id, row.at): row for row in stored}
+    made = []
+    for (deployment_id, at), finished in parts.items():
+        row = rows.get((deployment_id, at))
+        if row is None:
+            row = Sample(deployment_id=deployment_id, resolution_s=resolution_s, at=at)
+            made.append(row)
+        for one in finished:
+            add_to_row(row, one)
+    changed = [row for key, row in rows.items() if key in parts]
+    Sample.objects.bulk_update(changed, ["requests_ok", "requests_failed", *LATENCIES])
+    Sample.objects.bulk_create(made)

@@ -17,7 +17,7 @@ from typing import Any
 from django.db import DataError, transaction
 from django.db.models import Q
 
-from console.models import ApiKey, Deployment, RequestRecord
+from console.models import SMOKE_KEY, ApiKey, Deployment, KeyKind, RequestRecord
 from serving.usage import BadRecord, UsageRecord, read_record
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,15 @@ def store(records: Sequence[UsageRecord]) -> list[UsageRecord]:
     return fresh
 
 
+def without_probes(records: Sequence[UsageRecord]) -> tuple[list[UsageRecord], list[UsageRecord]]:
+    """Callers' requests, and the console's own smoke requests, which are no traffic of anybody."""
+    if not records:
+        return [], []
+    smoke = set(ApiKey.objects.filter(kind=KeyKind.INTERNAL, name=SMOKE_KEY).values_list("pk", flat=True))
+    callers = [record for record in records if record.key_id not in smoke]
+    return callers, [record for record in records if record.key_id in smoke]
+
+
 def refused(records: Sequence[UsageRecord]) -> list[UsageRecord]:
     """Those of a batch that the database itself refuses, found by trying each half; writes nothing."""
     try:
@@ -98,6 +107,8 @@ def _row(record: UsageRecord, key_ids: set[int], deployments: dict[str, int]) ->
         user_name=record.user,
         deployment_id=deployments.get(record.deployment),
         deployment_name=record.deployment,
+        alias=record.alias,
+        adapter=record.adapter,
         revision=record.revision,
         replica=record.replica,
         path=record.path,
@@ -107,8 +118,10 @@ def _row(record: UsageRecord, key_ids: set[int], deployments: dict[str, int]) ->
         cached_tokens=record.cached_tokens,
         completion_tokens=record.completion_tokens,
         gateway_s=record.gateway_s,
+        held_s=record.held_s,
         queue_s=record.queue_s,
         prefill_s=record.prefill_s,
+        engine_decode_s=record.engine_decode_s,
         ttft_s=record.ttft_s,
         tpot_s=record.tpot_s,
         decode_s=record.decode_s,
@@ -118,6 +131,7 @@ def _row(record: UsageRecord, key_ids: set[int], deployments: dict[str, int]) ->
         finish_reason=record.finish_reason,
         error_class=record.error_class,
         woke=record.woke,
+        finished_at=record.finished_at,
     )
 
 

@@ -11,6 +11,14 @@ from console.actions.accelerators import (
     remove_accelerator,
     reset_accelerator,
 )
+from console.actions.adapters import (
+    delete_adapter,
+    read_new_adapter,
+    register_adapter,
+    save_new_adapter,
+)
+from console.actions.alerts import edit_webhook, send_test
+from console.actions.aliases import create_alias, delete_alias, edit_alias
 from console.actions.deployments import (
     create_deployment,
     delete_deployment,
@@ -20,7 +28,7 @@ from console.actions.deployments import (
     start_deployment,
     stop_deployment,
 )
-from console.actions.keys import create_key, revoke_key
+from console.actions.keys import create_key, edit_key, revoke_key
 from console.actions.models import (
     delete_model,
     edit_model,
@@ -29,6 +37,7 @@ from console.actions.models import (
     register_model,
     save_new_model,
 )
+from console.actions.slo import edit_slo
 from console.events import SYSTEM, Actor
 
 __all__ = [
@@ -36,22 +45,33 @@ __all__ = [
     "Actor",
     "add_accelerator",
     "add_price",
+    "create_alias",
     "create_deployment",
     "create_key",
+    "delete_adapter",
+    "delete_alias",
     "delete_deployment",
     "delete_model",
     "edit_accelerator",
+    "edit_alias",
     "edit_deployment",
+    "edit_key",
     "edit_model",
+    "edit_slo",
+    "edit_webhook",
     "inspect_model",
+    "read_new_adapter",
     "read_new_model",
+    "register_adapter",
     "register_model",
     "remove_accelerator",
     "reset_accelerator",
     "retry_deployment",
     "revoke_key",
     "roll_back",
+    "save_new_adapter",
     "save_new_model",
+    "send_test",
     "start_deployment",
     "stop_deployment",
 ]

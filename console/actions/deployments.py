@@ -13,12 +13,15 @@ from pydantic import BaseModel, ValidationError
 
 from console import live
 from console.accelerators import day_of, price_of
+from console.actions.adapters import adapters_to_load
+from console.aliases import check_behind_no_alias, check_no_alias
 from console.differences import words
 from console.events import Actor, record
 from console.models import (
     Deployment,
     DeploymentStatus,
     DesiredState,
+    MinReplicasChange,
     PriceChange,
     RegisteredModel,
     Revision,
@@ -27,12 +30,17 @@ from console.placements import check_against_cluster
 from console.planning import check_plan, plan_engine
 from console.wakeup import wake_reconciler
 from serving.errors import Conflict, InvalidSpec, NotFound
-from serving.planner.report import stored
+from serving.limits import DeploymentLimits
+from serving.planner.report import read_stored, stored
+from serving.planner.result import Plan
 from serving.render import FALLBACK_CONTEXT_TOKENS, cpu_kv_cache_bytes
 from serving.spec import NAME_HELP, NAME_PATTERN, CapacitySpec, EngineSpec
 from serving.topology import check_topology
 
 Spec = TypeVar("Spec", bound=BaseModel)
+PRICE = "price_per_accelerator_hour_usd"
+NOT_GIVEN = ("model", "model_source", "hub_revision", "kv_cache_is_automatic", "load_adapters")
+"""Fields of an engine that follow from others."""
 CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 COLOURS = 6
 RESERVED_NAMES = ("new", "parts")
@@ -47,6 +55,7 @@ def create_deployment(
     model: str,
     engine: dict[str, Any],
     capacity: dict[str, Any],
+    limits: dict[str, Any] | None = None,
     note: str = "",
 ) -> Deployment:
     """Create a deployment with revision 1. Refused with the arithmetic when the cluster cannot hold it."""
@@ -54,10 +63,12 @@ def create_deployment(
     registered = _model(model)
     engine_spec = make_engine(registered, engine)
     capacity_spec = make_capacity(with_catalogue_price(capacity, engine_spec))
+    stored_limits = validated(DeploymentLimits, limits or {}).stored()
     if Deployment.objects.filter(name=name).exists():
         raise _name_taken(name)
+    check_no_alias(name)
     plan = checked_plan(engine_spec, registered, capacity_spec)
-    check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, facts=registered.facts)
+    check_against_cluster(name=name, engine=engine_spec, capacity=capacity_spec, plan=plan)
     now = time.time()
     try:
         with transaction.atomic():
@@ -67,17 +78,24 @@ def create_deployment(
                 requested_at=now,
                 colour=Deployment.objects.count() % COLOURS + 1,
                 created_by=actor.user,
+                limits=stored_limits,
                 **capacity_spec.model_dump(),
             )
+            check_no_alias(name)
             DeploymentStatus.objects.create(deployment=deployment)
             _price_from_now(deployment, now)
-            _add_revision(actor, deployment, engine_spec, plan=plan, note=note or "First revision")
+            _min_replicas_from_now(deployment, now)
+            _add_revision(actor, deployment, engine_spec, plan=_stored(plan), note=note or "First revision")
             _noted(
                 actor,
                 deployment,
                 kind="deployment.created",
                 message=f"{name} created with {registered.name}",
-                after={"engine": _engine_json(engine_spec), "capacity": _capacity_json(capacity_spec)},
+                after={
+                    "engine": _engine_json(engine_spec),
+                    "capacity": _capacity_json(capacity_spec),
+                    **({"limits": stored_limits} if stored_limits else {}),
+                },
             )
     except IntegrityError:
         raise _name_taken(name) from None
@@ -91,10 +109,11 @@ def edit_deployment(
     expected_version: int,
     engine: dict[str, Any] | None = None,
     capacity: dict[str, Any] | None = None,
+    limits: dict[str, Any] | None = None,
     model: str | None = None,
     note: str = "",
 ) -> Deployment:
-    """Change engine (a new revision, new replicas) and capacity (in place); partial maps are enough.
+    """Change engine (a new revision, new replicas), capacity and limits (in place); partial maps are enough.
 
     Raises Conflict when the deployment's version is not the expected one: nothing is changed then.
     """
@@ -103,45 +122,58 @@ def edit_deployment(
         raise _conflict(deployment)
     old_engine, old_capacity = engine_of(deployment), capacity_of(deployment)
     new_engine, registered = _edited_engine(deployment, old_engine, engine, model)
-    new_capacity = make_capacity({**old_capacity.model_dump(), **(capacity or {})})
-    if new_engine == old_engine and new_capacity == old_capacity:
+    new_capacity = edited_capacity(old_capacity, capacity or {}, old_engine.accelerator_type, new_engine)
+    new_limits = validated(DeploymentLimits, {**deployment.limits, **(limits or {})}).stored()
+    is_new_engine = _differs(new_engine, old_engine)
+    if not is_new_engine and (new_capacity, new_limits) == (old_capacity, deployment.limits):
         if note:
             raise InvalidSpec("A note goes with a change, and nothing else was changed.", field="note")
         return deployment
-    plan = checked_plan(new_engine, registered, new_capacity) if new_engine != old_engine else None
-    if deployment.desired_state == DesiredState.RUNNING:
-        check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, facts=registered.facts)
+    plan = checked_plan(new_engine, registered, new_capacity) if is_new_engine else plan_of(deployment)
+    # Limits claim nothing: they can be set however full the cluster is.
+    if deployment.desired_state == DesiredState.RUNNING and (is_new_engine or new_capacity != old_capacity):
+        check_against_cluster(name=name, engine=new_engine, capacity=new_capacity, plan=plan)
+    old_limits = dict(deployment.limits)
     with transaction.atomic():
-        _claim_version(deployment, expected_version, model=registered, **new_capacity.model_dump())
-        if new_capacity.price_per_accelerator_hour_usd != old_capacity.price_per_accelerator_hour_usd:
-            _price_from_now(deployment, time.time())
-        if new_capacity != old_capacity:
+        _claim_version(
+            deployment, expected_version, model=registered, limits=new_limits, **new_capacity.model_dump()
+        )
+        _note_capacity(actor, deployment, old_capacity, new_capacity, note)
+        if new_limits != old_limits:
             _noted(
                 actor,
                 deployment,
-                kind="deployment.capacity",
-                message=_with_note(words(_capacity_json(old_capacity), _capacity_json(new_capacity)), note),
-                before=_capacity_json(old_capacity),
-                after=_capacity_json(new_capacity),
+                kind="deployment.limits",
+                message=_with_note(words(old_limits, new_limits), note),
+                before=old_limits,
+                after=new_limits,
             )
-        if new_engine != old_engine:
-            revision = _add_revision(
-                actor,
-                deployment,
-                new_engine,
-                plan=plan,
-                note=note or words(_engine_json(old_engine), _engine_json(new_engine)),
-            )
-            _new_generation(deployment)
-            _noted(
-                actor,
-                deployment,
-                kind="deployment.revision",
-                message=f"Revision {revision.number}: {revision.note}",
-                before=_engine_json(old_engine),
-                after=_engine_json(new_engine),
-            )
+        if is_new_engine:
+            _note_new_engine(actor, deployment, old_engine, new_engine, plan=_stored(plan), note=note)
     return deployment
+
+
+def _note_new_engine(
+    actor: Actor,
+    deployment: Deployment,
+    old: EngineSpec,
+    new: EngineSpec,
+    *,
+    plan: dict[str, Any] | None,
+    note: str,
+) -> None:
+    revision = _add_revision(
+        actor, deployment, new, plan=plan, note=note or words(_engine_json(old), _engine_json(new))
+    )
+    _new_generation(deployment)
+    _noted(
+        actor,
+        deployment,
+        kind="deployment.revision",
+        message=f"Revision {revision.number}: {revision.note}",
+        before=_engine_json(old),
+        after=_engine_json(new),
+    )
 
 
 def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int | None = None) -> Deployment:
@@ -150,31 +182,21 @@ def roll_back(*, actor: Actor, name: str, revision: int, expected_version: int |
     version = deployment.version if expected_version is None else expected_version
     if deployment.version != version:
         raise _conflict(deployment)
-    earlier = deployment.revisions.filter(number=revision).first()
-    if earlier is None:
-        raise NotFound(f"{name} has no revision {revision}.", field="revision")
-    old, engine = engine_of(deployment), EngineSpec(**earlier.engine)
-    if engine == old:
-        raise InvalidSpec(f"Revision {revision} is what {name} already has.", field="revision")
-    registered = RegisteredModel.objects.filter(name=engine.model).first()
-    if registered is None:
-        raise InvalidSpec(
-            f"Revision {revision} used the model {engine.model}, which is not registered any more.",
-            field="revision",
-        )
-    check_topology(engine, registered.facts)
-    plan = checked_plan(engine, registered, capacity_of(deployment))
+    earlier, engine, registered = _earlier(deployment, revision)
+    old = engine_of(deployment)
+    old_capacity = capacity_of(deployment)
+    capacity = edited_capacity(old_capacity, {}, old.accelerator_type, engine)
+    plan, kept = _plan_again(engine, registered, capacity, earlier)
     if deployment.desired_state == DesiredState.RUNNING:
-        check_against_cluster(
-            name=name, engine=engine, capacity=capacity_of(deployment), facts=registered.facts
-        )
+        check_against_cluster(name=name, engine=engine, capacity=capacity, plan=plan)
     with transaction.atomic():
-        _claim_version(deployment, version, model=registered)
+        _claim_version(deployment, version, model=registered, **capacity.model_dump())
+        _note_capacity(actor, deployment, old_capacity, capacity, "")
         added = _add_revision(
             actor,
             deployment,
             engine,
-            plan=plan,
+            plan=kept,
             note=f"Roll back to revision {revision}",
             rolled_back_from=revision,
         )
@@ -209,12 +231,7 @@ def retry_deployment(*, actor: Actor, name: str) -> Deployment:
     )
     if not failed:
         raise InvalidSpec(f"{name} has not failed, so there is nothing to try again.")
-    check_against_cluster(
-        name=name,
-        engine=engine_of(deployment),
-        capacity=capacity_of(deployment),
-        facts=deployment.model.facts,
-    )
+    _check_start(deployment)
     with transaction.atomic():
         _claim_version(deployment, deployment.version, desired_state=DesiredState.RUNNING)
         _take_new_token(actor, deployment)
@@ -229,9 +246,14 @@ def delete_deployment(*, actor: Actor, name: str, typed_name: str | None = None)
     if typed_name is not None and typed_name.strip() != name:
         raise InvalidSpec(f"Type {name} to confirm; it was not deleted.", field="typed_name")
     with transaction.atomic():
+        check_behind_no_alias(deployment)
         # As stored, not validated: what an older version wrote must be deletable too.
         engine = deployment.current_revision.engine if deployment.current_revision else None
-        last = {"engine": engine, "capacity": _capacity_json(capacity_of(deployment))}
+        last = {
+            "engine": engine,
+            "capacity": _capacity_json(capacity_of(deployment)),
+            "limits": deployment.limits,
+        }
         Deployment.objects.filter(pk=deployment.pk).update(current_revision=None)
         Deployment.objects.filter(pk=deployment.pk).delete()
         record(
@@ -267,16 +289,19 @@ def capacity_of(deployment: Deployment) -> CapacitySpec:
 
 
 def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpec:
-    """An EngineSpec from a form's or the API's map; defaults come from the model's facts."""
-    values = {
-        key: value for key, value in given.items() if key not in ("model", "model_source", "hub_revision")
-    }
+    """An EngineSpec from a form's or the API's map; defaults come from the model's facts.
+
+    `load_adapters`: true takes all adapters the model has now, false none; null leaves what `adapters` says.
+    """
+    values = {key: value for key, value in given.items() if key not in NOT_GIVEN}
+    if given.get("load_adapters") is not None:
+        values["adapters"] = adapters_to_load(registered) if given["load_adapters"] else {}
     facts = registered.facts or {}
     if values.get("max_model_len") in (None, ""):
         values["max_model_len"] = facts.get("max_context_tokens") or FALLBACK_CONTEXT_TOKENS
     if values.get("accelerator_type") in ("", "cpu", "CPU"):
         values["accelerator_type"] = None
-    engine = _validated(
+    engine = validated(
         EngineSpec,
         {
             **values,
@@ -289,17 +314,18 @@ def make_engine(registered: RegisteredModel, given: dict[str, Any]) -> EngineSpe
         kv = cpu_kv_cache_bytes(
             kv_bytes_per_token=facts.get("kv_bytes_per_token"), max_model_len=engine.max_model_len
         )
-        engine = engine.model_copy(update={"kv_cache_memory_bytes": kv})
+        engine = engine.model_copy(update={"kv_cache_memory_bytes": kv, "kv_cache_is_automatic": True})
     check_topology(engine, facts)
     return engine
 
 
 def make_capacity(given: dict[str, Any]) -> CapacitySpec:
     """A CapacitySpec from a map; raises InvalidSpec with the field."""
-    return _validated(CapacitySpec, given)
+    return validated(CapacitySpec, given)
 
 
-def _validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
+def validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
+    """A specification from a map; raises InvalidSpec with the field and words for people."""
     try:
         return kind(**values)
     except ValidationError as error:
@@ -314,15 +340,31 @@ def _validated(kind: type[Spec], values: dict[str, Any]) -> Spec:
         raise InvalidSpec(str(error)) from None
 
 
-def checked_plan(
-    engine: EngineSpec, registered: RegisteredModel, capacity: CapacitySpec
-) -> dict[str, Any] | None:
+def checked_plan(engine: EngineSpec, registered: RegisteredModel, capacity: CapacitySpec) -> Plan | None:
     """The plan that goes with a revision. Raises what the engine would refuse, before it is started."""
     plan = plan_engine(
         engine, registered, usd_per_accelerator_hour=capacity.price_per_accelerator_hour_usd or None
     )
-    check_plan(plan)
-    return None if plan is None else stored(plan)
+    check_plan(plan, engine)
+    return plan
+
+
+def plan_of(deployment: Deployment) -> Plan | None:
+    """The plan that its present revision was made with; None where there is none."""
+    return read_stored(deployment.current_revision.plan) if deployment.current_revision else None
+
+
+def edited_capacity(
+    old: CapacitySpec, given: dict[str, Any], old_type: str | None, new_engine: EngineSpec
+) -> CapacitySpec:
+    """The capacity after a change. A price belongs to its accelerator: with another type the catalogue's
+    price of the day holds, unless one is given; also where it is given as None."""
+    values = {**old.model_dump(), **given}
+    is_other_type = old_type != new_engine.accelerator_type
+    if given.get(PRICE) is None and (PRICE in given or is_other_type):
+        del values[PRICE]
+        values = with_catalogue_price(values, new_engine)
+    return make_capacity(values)
 
 
 def with_catalogue_price(capacity: dict[str, Any], engine: EngineSpec) -> dict[str, Any]:
@@ -339,7 +381,79 @@ def _edited_engine(
     registered = deployment.model if model in (None, deployment.model.name) else _model(str(model))
     if changes is None and registered == deployment.model:
         return old, registered
-    return make_engine(registered, {**old.model_dump(), **(changes or {})}), registered
+    kept = old.model_dump()
+    if _has_automatic_cache(deployment, old):
+        del kept["kv_cache_memory_bytes"]
+    given = {**kept, **(changes or {})}
+    if registered != deployment.model and old.adapters:
+        given.setdefault("load_adapters", True)  # those of another model would not fit
+    return make_engine(registered, given), registered
+
+
+def _has_automatic_cache(deployment: Deployment, engine: EngineSpec) -> bool:
+    """Whether the KV cache was sized by the console, so that it follows the context and the hardware.
+
+    Revisions from before this was kept tell by the number: it is what would be computed for them.
+    """
+    revision = deployment.current_revision
+    if revision is None or "kv_cache_is_automatic" in revision.engine or engine.accelerator_type is not None:
+        return engine.kv_cache_is_automatic
+    computed = cpu_kv_cache_bytes(
+        kv_bytes_per_token=(deployment.model.facts or {}).get("kv_bytes_per_token"),
+        max_model_len=engine.max_model_len,
+    )
+    return engine.kv_cache_memory_bytes == computed
+
+
+def _differs(one: EngineSpec, other: EngineSpec) -> bool:
+    """Whether replicas would differ. Who sized the KV cache makes no difference to them."""
+    return one.model_copy(update={"kv_cache_is_automatic": other.kv_cache_is_automatic}) != other
+
+
+def _earlier(deployment: Deployment, number: int) -> tuple[Revision, EngineSpec, RegisteredModel]:
+    """The revision to return to, its engine and its model; raises where there is no way back."""
+    earlier = deployment.revisions.filter(number=number).first()
+    if earlier is None:
+        raise NotFound(f"{deployment.name} has no revision {number}.", field="revision")
+    engine = EngineSpec(**earlier.engine)
+    if not _differs(engine, engine_of(deployment)):
+        raise InvalidSpec(f"Revision {number} is what {deployment.name} already has.", field="revision")
+    registered = RegisteredModel.objects.filter(name=engine.model).first()
+    if registered is None:
+        raise InvalidSpec(
+            f"Revision {number} used the model {engine.model}, which is not registered any more.",
+            field="revision",
+        )
+    return earlier, engine, registered
+
+
+def _plan_again(
+    engine: EngineSpec, registered: RegisteredModel, capacity: CapacitySpec, earlier: Revision
+) -> tuple[Plan | None, dict[str, Any] | None]:
+    """The plan of an earlier revision and what the new one keeps of it.
+
+    Where the revision's files are not the model's present ones, those say nothing about it: then the plan
+    holds that was made from its own files.
+    """
+    present = (registered.source, registered.hub_revision or None)
+    if (engine.model_source, engine.hub_revision) != present:
+        kept = read_stored(earlier.plan)
+        check_plan(kept, engine)
+        return kept, earlier.plan
+    check_topology(engine, registered.facts)
+    plan = checked_plan(engine, registered, capacity)
+    return plan, _stored(plan)
+
+
+def _check_start(deployment: Deployment) -> None:
+    """Raise what keeps the present revision from starting, by the plan it was made with."""
+    engine, plan = engine_of(deployment), plan_of(deployment)
+    check_plan(plan, engine)
+    check_against_cluster(name=deployment.name, engine=engine, capacity=capacity_of(deployment), plan=plan)
+
+
+def _stored(plan: Plan | None) -> dict[str, Any] | None:
+    return None if plan is None else stored(plan)
 
 
 def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, message: str) -> Deployment:
@@ -347,12 +461,7 @@ def _set_state(actor: Actor, name: str, state: DesiredState, *, kind: str, messa
     if deployment.desired_state == state:
         return deployment
     if state == DesiredState.RUNNING:
-        check_against_cluster(
-            name=name,
-            engine=engine_of(deployment),
-            capacity=capacity_of(deployment),
-            facts=deployment.model.facts,
-        )
+        _check_start(deployment)
     with transaction.atomic():
         _claim_version(deployment, deployment.version, desired_state=state)
         if state == DesiredState.RUNNING:
@@ -438,12 +547,35 @@ def _new_generation(deployment: Deployment) -> None:
     deployment.refresh_from_db()
 
 
+def _note_capacity(
+    actor: Actor, deployment: Deployment, old: CapacitySpec, new: CapacitySpec, note: str
+) -> None:
+    """Date a new price and minimum, and write down what changed of the capacity; nothing when nothing did."""
+    if new.price_per_accelerator_hour_usd != old.price_per_accelerator_hour_usd:
+        _price_from_now(deployment, time.time())
+    if new.min_replicas != old.min_replicas:
+        _min_replicas_from_now(deployment, time.time())
+    if new != old:
+        _noted(
+            actor,
+            deployment,
+            kind="deployment.capacity",
+            message=_with_note(words(_capacity_json(old), _capacity_json(new)), note),
+            before=_capacity_json(old),
+            after=_capacity_json(new),
+        )
+
+
 def _price_from_now(deployment: Deployment, now: float) -> None:
     PriceChange.objects.create(
         deployment=deployment,
         from_at=now,
         price_per_accelerator_hour_usd=deployment.price_per_accelerator_hour_usd,
     )
+
+
+def _min_replicas_from_now(deployment: Deployment, now: float) -> None:
+    MinReplicasChange.objects.create(deployment=deployment, from_at=now, min_replicas=deployment.min_replicas)
 
 
 def _conflict(deployment: Deployment) -> Conflict:
@@ -458,7 +590,7 @@ def _conflict(deployment: Deployment) -> Conflict:
             "version": now.version,
             "changed_by": last.actor if last else "",
             "changed_at": now.updated_at.isoformat(),
-            "values": {**now.current_revision.engine, **_capacity_json(capacity_of(now))},
+            "values": {**now.current_revision.engine, **_capacity_json(capacity_of(now)), **now.limits},
         },
     )
 

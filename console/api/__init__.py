@@ -7,11 +7,14 @@ from console.api import (
     accelerators,
     access,
     activity,
+    aliases,
     cluster,
+    cost,
     deployment_parts,
     deployments,
     plan,
     registry,
+    slo,
 )
 from console.api.application import AdminApi
 
@@ -26,8 +29,12 @@ api = AdminApi(title="Raydeck admin API", version="1", description=DESCRIPTION, 
 api.add_router("/models", registry.router)
 api.add_router("/deployments", deployments.router)
 api.add_router("/deployments", deployment_parts.router)
+api.add_router("/deployments", cost.of_deployment)
+api.add_router("/cost", cost.router)
+api.add_router("/aliases", aliases.router)
 api.add_router("/plan", plan.router)
 api.add_router("/accelerators", accelerators.router)
 api.add_router("/cluster", cluster.router)
+api.add_router("", slo.router)
 api.add_router("", activity.router)
 api.add_router("", access.router)

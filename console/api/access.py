@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from ninja import Router
 from ninja.responses import Status
 
-from console import actions, people
+from console import actions, limit_use, people
 from console.api.errors import ApiError, not_found
-from console.api.inputs import KeyInput, TokenInput
-from console.api.outputs import KeyOut, MeOut, NewKeyOut, NewTokenOut, Page, TokenOut
-from console.api.routing import IdempotencyKey, Limit, Offset, method_and_path, operation
+from console.api.inputs import KeyChange, KeyInput, KeyLimitsInput, TokenInput
+from console.api.outputs import KeyDetail, KeyOut, MeOut, NewKeyOut, NewTokenOut, Page, TokenOut
+from console.api.routing import (
+    IdempotencyKey,
+    IfMatch,
+    Limit,
+    Offset,
+    expected_version,
+    method_and_path,
+    operation,
+    set_version,
+)
 from console.api.security import Caller, caller_of
 from console.auth import role_allows
 from console.idempotency import create_once
 from console.models import ApiKey, ApiToken, KeyKind
+from serving.errors import RaydeckError
 
 router = Router(tags=["access"])
 LARGEST_ID = 2**31 - 1
@@ -42,7 +54,9 @@ def create_key(
     caller = caller_of(request)
 
     def create() -> tuple[int, dict[str, Any]]:
-        key, plaintext = actions.create_key(actor=caller.actor, name=body.name)
+        limits = body.limits.given() if body.limits is not None else {}
+        with _limits_named():
+            key, plaintext = actions.create_key(actor=caller.actor, name=body.name, limits=limits)
         shown = KeyOut.model_validate(key, from_attributes=True).model_dump(mode="json")
         return 201, {**shown, "key": plaintext}
 
@@ -50,12 +64,39 @@ def create_key(
         user=caller.user,
         key=idempotency_key,
         method_and_path=method_and_path(request),
-        request=body.model_dump(),
+        request=body.model_dump(mode="json"),
         create=create,
         shown_once=("key",),
     )
     response["Idempotent-Replayed"] = str(answer.replayed).lower()
     return Status(answer.status, answer.body)
+
+
+@operation(router, "GET", "/keys/{key_id}", role="viewer", answer=KeyDetail)
+def get_key(request: HttpRequest, response: HttpResponse, key_id: int) -> dict[str, Any]:
+    """One gateway key with its limits and how much of them is used now."""
+    return _key_answer(response, _key(key_id))
+
+
+@operation(router, "PATCH", "/keys/{key_id}", role="operator", answer=KeyDetail)
+def edit_key(
+    request: HttpRequest, response: HttpResponse, key_id: int, body: KeyChange, if_match: IfMatch = None
+) -> dict[str, Any]:
+    """Change a key's name or limits; in force within about a second.
+
+    Of `limits` only what is given changes, null takes a limit away. When somebody else has changed the key
+    since `expected_version`, the answer is 409 with what stands now.
+    """
+    version = expected_version(header=if_match, body=body.expected_version)
+    with _limits_named():
+        key = actions.edit_key(
+            actor=caller_of(request).actor,
+            key_id=_key(key_id).pk,
+            expected_version=version,
+            name=body.name,
+            limits=body.limits.given() if body.limits is not None else None,
+        )
+    return _key_answer(response, key)
 
 
 @operation(router, "DELETE", "/keys/{key_id}", role="operator", answer=KeyOut)
@@ -129,6 +170,31 @@ def revoke_token(request: HttpRequest, token_id: int) -> Status[None]:
     token = _own_token(caller, token_id)
     people.revoke_token(actor=caller.actor, token_id=token.pk)
     return Status(204, None)
+
+
+def _key(key_id: int) -> ApiKey:
+    rows = ApiKey.objects.filter(pk=key_id, kind=KeyKind.USER) if 0 < key_id <= LARGEST_ID else None
+    key = rows.first() if rows is not None else None
+    if key is None:
+        raise not_found("There is no such key.")
+    return key
+
+
+def _key_answer(response: HttpResponse, key: ApiKey) -> dict[str, Any]:
+    set_version(response, key.version)
+    shown = KeyOut.model_validate(key, from_attributes=True).model_dump()
+    return {**shown, "use": limit_use.of_key(key)}
+
+
+@contextlib.contextmanager
+def _limits_named() -> Iterator[None]:
+    """Puts `limits.` before the field of a refusal, where the body has it under that name."""
+    try:
+        yield
+    except RaydeckError as error:
+        if error.field is not None and error.field.split(".", 1)[0] in KeyLimitsInput.model_fields:
+            error.field = f"limits.{error.field}"
+        raise
 
 
 def _own_token(caller: Caller, token_id: int) -> ApiToken:

@@ -6,13 +6,13 @@ import re
 import time
 from typing import Annotated, Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from ninja import Query, Router
 
-from console import history
-from console.api.errors import invalid
-from console.api.outputs import EventOut, Feed, PointsOut, RequestOut
+from console import history, request_log
+from console.api.errors import invalid, not_found
+from console.api.outputs import EventOut, Feed, PointsOut, RequestDetail, RequestOut
 from console.api.routing import Limit, operation
 from console.models import Event, RequestRecord
 
@@ -20,8 +20,8 @@ router = Router(tags=["activity"])
 
 Before = Annotated[str | None, Query(max_length=80, description="`next_before` of the page before this one")]
 Named = Annotated[str | None, Query(max_length=100)]
+Moment = Annotated[float | None, Query(ge=0, le=1e11, description="epoch seconds")]
 EVENT_CURSOR = re.compile(r"^\d{1,18}$", re.ASCII)
-REQUEST_CURSOR = re.compile(r"^(\d{1,12}(?:\.\d{1,9})?)~([A-Za-z0-9-]{1,40})$", re.ASCII)
 
 
 @operation(router, "GET", "/events", role="viewer", answer=Feed[EventOut])
@@ -48,18 +48,44 @@ def list_requests(
     before: Before = None,
     deployment: Named = None,
     key_id: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
-    outcome: Named = None,
+    outcome: Annotated[str | None, Query(max_length=100, description="ok, error, aborted or refused")] = None,
+    status: Annotated[int | None, Query(ge=100, le=999, description="the HTTP status")] = None,
+    failed: Annotated[bool, Query(description="only those the service failed: errors and 5xx")] = False,
+    slower_than_s: Annotated[float | None, Query(ge=0, le=1e9, description="seconds from end to end")] = None,
+    slower_than_p95: Annotated[bool, Query(description="only above their deployment's p95 of a day")] = False,
+    since: Moment = None,
+    until: Moment = None,
 ) -> dict[str, Any]:
-    """Usage records of the gateway, newest first: which key asked what, how long it took, how it ended."""
-    rows = RequestRecord.objects.order_by("-started_at", "-id")
-    given = {"deployment_name": deployment, "key_id": key_id, "outcome": outcome}
-    rows = rows.filter(**{name: value for name, value in given.items() if value is not None})
-    if before is not None:
-        started_at, row_id = _request_cursor(before)
-        rows = rows.filter(Q(started_at__lt=started_at) | Q(started_at=started_at, id__lt=row_id))
-    items = list(rows[: limit + 1])
-    more, items = len(items) > limit, items[:limit]
-    return {"items": items, "next_before": f"{items[-1].started_at!r}~{items[-1].id}" if more else None}
+    """Usage records of the gateway, newest first: which key asked what, how long it took, how it ended.
+    The console's own smoke requests are left out."""
+    filters = request_log.Filters(
+        deployment=deployment,
+        key_id=key_id,
+        outcome=outcome,
+        status=status,
+        failed=failed,
+        slower_than_s=slower_than_s,
+        slower_than_p95=slower_than_p95,
+        since=since,
+        until=until,
+    )
+    try:
+        items, following = request_log.page(
+            request_log.rows(filters, now=time.time()), before=before, limit=limit
+        )
+    except request_log.BadCursor:
+        raise invalid("Give the next_before of an earlier answer.", field="before") from None
+    return {"items": items, "next_before": following}
+
+
+@operation(router, "GET", "/requests/{request_id}", role="viewer", answer=RequestDetail)
+def get_request(request: HttpRequest, request_id: str) -> dict[str, Any]:
+    """One request with its waterfall: parts in order of time that add up to `e2e_s`, measured or derived."""
+    found = RequestRecord.objects.filter(pk=request_id).first() if len(request_id) <= 40 else None
+    if found is None:
+        raise not_found("There is no such request; a record arrives a second or two after its answer.")
+    shown = RequestOut.model_validate(found, from_attributes=True).model_dump()
+    return {**shown, "parts": request_log.waterfall(found), "neighbours": request_log.neighbours(found)}
 
 
 @operation(router, "GET", "/metrics", role="viewer", answer=PointsOut, by_alias=True)
@@ -80,10 +106,3 @@ def event_feed(rows: QuerySet[Event], *, limit: int, before: str | None) -> dict
     items = list(rows.order_by("-id")[: limit + 1])
     more, items = len(items) > limit, items[:limit]
     return {"items": items, "next_before": str(items[-1].pk) if more else None}
-
-
-def _request_cursor(before: str) -> tuple[float, str]:
-    match = REQUEST_CURSOR.match(before)
-    if match is None:
-        raise invalid("Give the next_before of an earlier answer.", field="before")
-    return float(match.group(1)), match.group(2)

@@ -8,11 +8,20 @@ from typing import Annotated, Any, Literal
 from django.http import HttpRequest
 from ninja import Query, Router
 
-from console import history, logs, plan_checks
+from console import history, logs, percentiles, plan_checks
 from console.actions.deployments import find_deployment
 from console.api.activity import Before, event_feed
-from console.api.errors import not_found
-from console.api.outputs import EventOut, Feed, LogOut, Page, PlanCheckOut, PointsOut, RevisionOut
+from console.api.errors import invalid, not_found
+from console.api.outputs import (
+    EventOut,
+    Feed,
+    LogOut,
+    Page,
+    PercentilesOut,
+    PlanCheckOut,
+    PointsOut,
+    RevisionOut,
+)
 from console.api.routing import Limit, Offset, operation
 
 router = Router(tags=["deployments"])
@@ -21,6 +30,16 @@ Window = Annotated[int, Query(ge=10, le=34_560_000, description="seconds back fr
 RevisionNumber = Annotated[
     int | None, Query(ge=1, lt=2**31, description="a revision's number; the current one without it")
 ]
+SummaryWindow = Annotated[
+    int | None,
+    Query(
+        ge=percentiles.WINDOW_MIN_S,
+        le=percentiles.WINDOW_MAX_S,
+        description="seconds back from now; an hour without it and without from and to",
+    ),
+]
+Moment = Annotated[float | None, Query(ge=0, le=4_000_000_000, description="epoch seconds")]
+From = Annotated[float | None, Query(alias="from", ge=0, le=4_000_000_000, description="epoch seconds")]
 Lines = Annotated[int, Query(ge=1, le=logs.MOST_LINES)]
 
 
@@ -86,3 +105,30 @@ def get_metrics(request: HttpRequest, name: str, window: Window = 900) -> dict[s
     At most 300 points; null is a gap. Times in seconds, memory in bytes, money as text in US dollars.
     """
     return history.points(deployment=find_deployment(name), window_s=window, now=time.time())
+
+
+@operation(router, "GET", "/{name}/percentiles", role="viewer", answer=PercentilesOut, by_alias=True)
+def get_percentiles(
+    request: HttpRequest, name: str, window: SummaryWindow = None, from_: From = None, to: Moment = None
+) -> dict[str, Any]:
+    """p50, p95 and p99 of TTFT, TPOT, end-to-end and queue time over any window from 1 minute to 30 days.
+
+    Give `window`, or `from` and `to`. Read from summed bucket counts, never from other percentiles.
+    """
+    deployment = find_deployment(name)
+    now = time.time()
+    start, end = _window(window=window, start=from_, end=to, now=now)
+    return percentiles.summary(deployment, start=start, end=end, now=now)
+
+
+def _window(*, window: int | None, start: float | None, end: float | None, now: float) -> tuple[float, float]:
+    if start is None and end is None:
+        return now - (window or 3600), now
+    if window is not None:
+        raise invalid("Give either window, or from and to.", field="window")
+    if start is None:
+        raise invalid("Give from as well.", field="from")
+    end = now if end is None else min(end, now)
+    if not percentiles.WINDOW_MIN_S <= end - start <= percentiles.WINDOW_MAX_S:
+        raise invalid("A window is 1 minute to 30 days long and does not lie in the future.", field="from")
+    return start, end

@@ -11,7 +11,14 @@ from ninja.responses import Status
 
 from console import actions, costs, states
 from console.actions.deployments import find_deployment
-from console.api.inputs import CapacityInput, DeploymentChange, DeploymentInput, EngineInput, RollbackInput
+from console.api.inputs import (
+    CapacityInput,
+    DeploymentChange,
+    DeploymentInput,
+    DeploymentLimitsInput,
+    EngineInput,
+    RollbackInput,
+)
 from console.api.outputs import DeploymentDetail, DeploymentOut, Page
 from console.api.routing import (
     IdempotencyKey,
@@ -33,6 +40,7 @@ router = Router(tags=["deployments"])
 SECTIONS: dict[str, frozenset[str]] = {
     "engine": frozenset(EngineInput.model_fields),
     "capacity": frozenset(CapacityInput.model_fields),
+    "limits": frozenset(DeploymentLimitsInput.model_fields),
 }
 
 
@@ -65,6 +73,7 @@ def create_deployment(
                 model=body.model,
                 engine=body.engine.given() if body.engine is not None else {},
                 capacity=body.capacity.given() if body.capacity is not None else {},
+                limits=body.limits.given() if body.limits is not None else {},
                 note=body.note,
             )
         # Read back, so that this answer and every later one show the same figures.
@@ -92,9 +101,9 @@ def get_deployment(request: HttpRequest, response: HttpResponse, name: str) -> d
 def edit_deployment(
     request: HttpRequest, response: HttpResponse, name: str, body: DeploymentChange, if_match: IfMatch = None
 ) -> dict[str, Any]:
-    """Change engine or capacity.
+    """Change engine, capacity or limits.
 
-    An engine change makes a new revision and new replicas; a capacity change applies in place. When somebody
+    An engine change makes a new revision and new replicas; capacity and limits apply in place. When somebody
     else has changed the deployment since `expected_version`, the answer is 409 with what stands now.
     """
     version = expected_version(header=if_match, body=body.expected_version)
@@ -105,6 +114,7 @@ def edit_deployment(
             expected_version=version,
             engine=body.engine.given() if body.engine is not None else None,
             capacity=body.capacity.given() if body.capacity is not None else None,
+            limits=body.limits.given() if body.limits is not None else None,
             model=body.model,
             note=body.note,
         )
@@ -168,7 +178,7 @@ def _detail(deployment: Deployment) -> dict[str, Any]:
 
 
 class _SectionNamed:
-    """Puts `engine.` or `capacity.` before the field of a refusal, where the body has it under that name."""
+    """Puts `engine.`, `capacity.` or `limits.` before the field of a refusal that stands in it."""
 
     def __enter__(self) -> None:
         return None

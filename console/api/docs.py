@@ -20,18 +20,26 @@ from console.auth import require
 TAGS = {
     "models": "Models",
     "deployments": "Deployments",
+    "objectives": "Objectives, alerts and their webhook",
+    "aliases": "Aliases: several deployments behind one name",
     "plan": "Plans: memory, times and money before anything starts",
     "accelerators": "Accelerators and their prices",
     "access": "Keys, you and your tokens",
     "cluster": "Cluster",
+    "cost": "Cost",
     "activity": "Events, requests and fleet metrics",
 }
 EXAMPLES: dict[str, dict[str, Any]] = {
     "register_model": {"name": "llama", "source_kind": "folder", "source": "/srv/models/llama"},
     "edit_model": {"note": "checked", "expected_version": 1},
+    "register_adapter": {"name": "french", "source": "/srv/adapters/french"},
+    "create_alias": {"name": "best", "targets": [{"deployment": "chat", "weight": 1}]},
+    "edit_alias": {"fallback": [], "expected_version": 1},
     "create_deployment": {"name": "chat", "model": "demo", "capacity": {"max_replicas": 2}},
     "edit_deployment": {"capacity": {"max_replicas": 3}, "expected_version": 1},
     "roll_back": {"revision": 1},
+    "edit_slo": {"ttft_s": 0.5, "success_target": 0.99, "expected_version": 1},
+    "edit_webhook": {"url": "https://hooks.example/raydeck", "sends_slow": False, "expected_version": 1},
     "make_plan_of": {"model": "demo", "accelerator": "L4", "concurrency": 8},
     "rank_topologies_of": {"model": "demo", "accelerator": "L4"},
     "ask_for_exact_plan": {"model": "demo", "accelerator": "L4"},
@@ -39,7 +47,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "edit_accelerator": {"supply": "rented", "tflops_16bit": 756, "expected_version": 1},
     "reset_accelerator": {"expected_version": 1},
     "add_accelerator_price": {"usd_per_hour": "2.18", "from_date": "2026-12-01", "source": "contract 7"},
-    "create_key": {"name": "support-bot"},
+    "create_key": {"name": "support-bot", "limits": {"requests_per_minute": 600}},
+    "edit_key": {"limits": {"budget_usd_per_day": "5", "tokens_per_minute": None}, "expected_version": 1},
     "create_token": {"name": "ci", "role": "operator"},
 }
 """Bodies of the examples; a test sends each of them to the API."""
@@ -85,6 +94,8 @@ def example_name(path: str) -> str:
     """What stands for {name} in an example of this path."""
     if "/accelerators/" in path:
         return "H100"
+    if "/aliases/" in path:
+        return "best"
     return "demo" if "/models/" in path else "chat"
 
 
@@ -176,7 +187,15 @@ def _type_words(schema: dict[str, Any]) -> str:
 
 
 def _example(path: str, method: str, body: dict[str, Any] | None) -> str:
-    filled = path.format(name=example_name(path), number=1, key_id=1, token_id=1, digest="0" * 64)
+    filled = path.format(
+        name=example_name(path),
+        adapter="french",
+        number=1,
+        key_id=1,
+        token_id=1,
+        digest="0" * 64,
+        request_id="0" * 32,
+    )
     lines = [f'curl -X {method} "$RAYDECK{filled}" \\', '  -H "Authorization: Bearer $TOKEN"']
     if method == "GET":
         lines[0] = f'curl "$RAYDECK{filled}" \\'

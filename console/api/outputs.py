@@ -6,6 +6,7 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Generic, TypeVar
+from uuid import UUID
 
 from ninja import Schema
 from pydantic import BeforeValidator, Field
@@ -103,6 +104,35 @@ class CapacityOut(Schema):
     target_ongoing_requests: float
     idle_before_zero_s: int | None
     price_per_accelerator_hour_usd: Money
+    api_input_usd_per_million_tokens: Money | None
+    api_output_usd_per_million_tokens: Money | None
+
+
+class LimitsOut(Schema):
+    """What a deployment's callers may use together; null is no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    requests_in_flight: int | None = None
+    budget_usd_per_day: Money | None = None
+    budget_usd_per_month: Money | None = None
+
+
+class KeyLimitsOut(LimitsOut):
+    """What a key may use, ask, and until when; null is no limit."""
+
+    deployments: list[str] | None = None
+    expires_at: datetime | None = None
+
+
+class LimitUseOut(Schema):
+    """How much of the limits is used now; null where it is not limited or cannot be read."""
+
+    requests_last_minute: int | None
+    tokens_last_minute: int | None
+    requests_in_flight: int | None
+    spent_usd_today: Money | None
+    spent_usd_this_month: Money | None
 
 
 class DeploymentOut(Schema):
@@ -114,17 +144,19 @@ class DeploymentOut(Schema):
     phase: str = Field(
         description="queued, placing, loading, warming, ready, asleep, stopped, failed or unknown"
     )
+    word: str = Field(description="the phase, or over_slo while a ready one misses an objective")
     reason: str
     advice: str
     failure: FailureOut | None
     age_s: float | None = Field(description="seconds since the cluster was last seen")
     stale: bool
     revision: int
-    serving_revision: int
+    serving_revision: int = Field(description="the oldest that takes requests, 0 when none does")
     version: int
     generation: int
     engine: dict[str, Any]
     capacity: CapacityOut
+    limits: LimitsOut
     topology: str
     replicas_running: int
     replicas_target: int
@@ -236,15 +268,161 @@ class PointsOut(Schema):
     points: list[dict[str, Any]]
 
 
+class LatencyOut(Schema):
+    """One latency of a window; null where no request told it."""
+
+    count: int = Field(description="requests that told it")
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+
+
+class PercentilesOut(Schema):
+    """Percentiles of a window, from summed bucket counts: each within 5 % of the true value."""
+
+    from_: int = Field(
+        validation_alias="from",
+        serialization_alias="from",
+        description="epoch seconds; the window is widened to whole rows: 1 s within the last hour, 10 s "
+        "within a day, 60 s within 30 days",
+    )
+    to: int
+    requests: int
+    failed: int
+    latencies: dict[str, LatencyOut] = Field(description="ttft, tpot, e2e and queue")
+
+
+class SloOut(Schema):
+    """What is promised; null is no objective."""
+
+    ttft_s: float | None
+    tpot_s: float | None
+    latency_target: float
+    success_target: float | None
+    window_days: int
+
+
+class ObjectiveOut(Schema):
+    """How one objective stands, from exact counts."""
+
+    objective: str = Field(description="ttft, tpot or errors")
+    limit_s: float | None
+    held_limit_s: float | None = Field(
+        description="the bucket bound that the threshold is held to: at most 5 % below it, never above"
+    )
+    target: float
+    window_days: int
+    requests: int = Field(description="in the objective's window")
+    bad: int
+    good_share: float | None
+    budget_left: float | None = Field(description="1 is untouched, 0 spent, below 0 overspent")
+    burn_rates: dict[str, float | None] = Field(description="by window in seconds; null without requests")
+    is_over: bool = Field(description="whether the last 5 minutes missed the target")
+
+
+class AlertOut(Schema):
+    """An error budget that burned too fast."""
+
+    id: int
+    deployment: str = Field(validation_alias="deployment_name")
+    objective: str
+    speed: str = Field(description="fast or slow")
+    long_window_s: int
+    short_window_s: int
+    factor: float
+    target: float
+    limit_s: float | None
+    burn_rate: float = Field(description="of the long window when it opened")
+    opened_at: float
+    resolved_at: float | None
+    reason: str
+
+
+class StandingOut(Schema):
+    """A deployment and its objectives."""
+
+    version: int
+    slo: SloOut
+    evaluated_at: float | None
+    age_s: float | None
+    stale: bool
+    objectives: list[ObjectiveOut]
+    is_over: bool
+    open_alerts: list[AlertOut]
+
+
+class WebhookOut(Schema):
+    """Where alerts are sent. The secret is never given back."""
+
+    url: str
+    has_secret: bool
+    enabled: bool
+    sends_fast: bool
+    sends_slow: bool
+    sends_resolved: bool
+    version: int
+
+
+class DeliveryOut(Schema):
+    """One message to the webhook and what became of it."""
+
+    id: UUID
+    alert_id: int | None
+    event: str
+    status: str = Field(description="queued, delivered or failed")
+    attempts: int
+    last_status: int | None = Field(description="HTTP status of the last attempt")
+    last_error: str
+    created_at: float
+    next_at: float
+    finished_at: float | None
+
+
 class KeyOut(Schema):
     """A gateway key; its secret is not stored and cannot be shown again."""
 
     id: int
     name: str
     prefix: str
+    version: int
+    limits: KeyLimitsOut
     created_at: datetime
     revoked_at: datetime | None
     last_used_at: datetime | None
+
+
+class KeyDetail(KeyOut):
+    """A gateway key with the use of its limits now."""
+
+    use: LimitUseOut
+
+
+class AdapterOut(Schema):
+    """A LoRA adapter of a registered model. `facts` and `problems` come from reading its folder."""
+
+    name: str
+    source: str
+    facts: dict[str, Any]
+    problems: list[ProblemOut]
+    created_at: datetime
+
+
+class AliasTargetOut(Schema):
+    """A deployment and its share of an alias's requests."""
+
+    deployment: str
+    weight: int
+
+
+class AliasOut(Schema):
+    """An alias at the gateway: deployments by weight, then those tried when none of them can answer."""
+
+    name: str
+    targets: list[AliasTargetOut]
+    fallback: list[str]
+    version: int
+    created_at: datetime
+    updated_at: datetime
 
 
 class NewKeyOut(KeyOut):
@@ -302,7 +480,9 @@ class RequestOut(Schema):
     id: str = Field(description="also the response header x-request-id")
     key_id: int | None
     user: str = Field(validation_alias="user_name", description="who chatted in the playground, else empty")
-    deployment: str = Field(validation_alias="deployment_name")
+    deployment: str = Field(validation_alias="deployment_name", description="which one served")
+    alias: str = Field(description="the alias that was asked for, else empty")
+    adapter: str = Field(description="the LoRA adapter that was asked for, else empty")
     revision: int
     replica: str
     path: str
@@ -312,8 +492,10 @@ class RequestOut(Schema):
     cached_tokens: int | None
     completion_tokens: int | None
     gateway_s: float | None
+    held_s: float | None
     queue_s: float | None
     prefill_s: float | None
+    engine_decode_s: float | None
     ttft_s: float | None
     tpot_s: float | None
     decode_s: float | None
@@ -323,3 +505,23 @@ class RequestOut(Schema):
     finish_reason: str
     error_class: str
     woke: bool
+
+
+class PartOut(Schema):
+    """One stretch of a request's time."""
+
+    name: str = Field(description="gateway, held, hop, queue, prefill, decode, rest or engine")
+    label: str
+    start_s: float = Field(description="seconds from the request's start")
+    seconds: float
+    how: str = Field(description="measured (by the gateway's or the engine's clock) or derived")
+
+
+class RequestDetail(RequestOut):
+    """One request with its waterfall."""
+
+    # The list's aliases are those of a row; here the fields have their own names already.
+    user: str
+    deployment: str
+    parts: list[PartOut]
+    neighbours: int | None = Field(description="other requests on the same replica at the same time")

@@ -15,20 +15,27 @@ from console.api.errors import invalid, not_found
 from console.api.inputs import Input
 from console.api.routing import operation
 from console.exact_plans import request_exact_plan, why_not_exact
-from console.models import ExactPlan, RegisteredModel
-from console.placements import known_nodes, other_claims
-from console.planning import checkpoint_of, rank_topologies, view_of
+from console.measured_latency import UNSAID, Setup, corrections_for, setup_of, with_measurements
+from console.models import Deployment, ExactPlan, RegisteredModel
+from console.placements import known_nodes, update_of
+from console.planning import checkpoint_of, cluster_view, rank_topologies
 from serving.accelerators import unknown_message
 from serving.planner.inputs import Checkpoint, as_deployed, check_request
+from serving.planner.placement_groups import Shape
 from serving.planner.plan import make_plan
 from serving.planner.report import flat
 from serving.planner.request import BadPlanInput, PlanRequest
 from serving.planner.tensors import group_index, total_size
 from serving.planner.topologies import Topology
+from serving.planner.update_needs import UpdateNeeds
 
 router = Router(tags=["plan"])
 CPU = "cpu"
-NOT_OF_THE_PLANNER = ("model", "config", "safetensors_index", "accelerator", "tp_may_span_nodes")
+NOT_OF_THE_PLANNER = (
+    "model", "config", "safetensors_index", "accelerator", "deployment", "tp_may_span_nodes",
+)  # fmt: skip
+ARGUMENTS = tuple(UNSAID)
+"""Fields that are engine arguments of a deployment."""
 
 
 class PlanInput(Input):
@@ -68,6 +75,11 @@ class PlanInput(Input):
 class TopologiesInput(PlanInput):
     """The same; its two sizes are ignored, all pairs are tried."""
 
+    deployment: str | None = Field(
+        None,
+        max_length=40,
+        description="a deployment that would be changed: what it holds counts as free",
+    )
     tp_may_span_nodes: bool = Field(False, description="also tensor parallel over nodes, with a warning")
 
 
@@ -140,8 +152,10 @@ class TopologyOut(Schema):
     pipeline_parallel_size: int
     accelerators: int
     accelerators_during_update: int = Field(
-        description="per replica; the same, because a replica stops before its successor starts"
+        description="of this type, held for a while where there is room: with `deployment` of all its"
+        " replicas, old ones that still drain included; else of one replica"
     )
+    during_update: str = Field(description="the same in words, with what callers notice")
     nodes_at_least: int
     rank: int | None
     marks: dict[str, str] = Field(description="best_latency, best_cost, smallest -> the reason")
@@ -163,10 +177,14 @@ def make_plan_of(request: HttpRequest, body: PlanInput) -> dict[str, Any]:
     """Plan one topology.
 
     The verdict is `fits` only where it fits at the upper estimate of everything that cannot be computed
-    exactly. Nothing is started and nothing is stored.
+    exactly. Nothing is started and nothing is stored. A registered model's times are corrected by what its
+    deployments were measured at in this topology.
     """
     try:
-        return flat(make_plan(_request(body)))
+        question = _request(body)
+        setup = _setup(body)
+        plan = make_plan(question)
+        return flat(plan if setup is None else with_measurements(plan, question, setup))
     except BadPlanInput as error:
         raise invalid(error.message, field=error.field) from None
 
@@ -219,20 +237,34 @@ def rank_topologies_of(request: HttpRequest, body: TopologiesInput) -> dict[str,
     try:
         question = _request(body)
         accelerator_type = None if body.accelerator.lower() == CPU else body.accelerator
-        view = view_of(accelerator_type, nodes=known_nodes(), claims=other_claims(but=""))
-        ranked = rank_topologies(question, view, tp_may_span_nodes=body.tp_may_span_nodes)
+        if question.accelerator is not None:
+            accelerator_type = question.accelerator.name
+        setup = _setup(body)
+        ranked = rank_topologies(
+            question,
+            cluster_view(accelerator_type, but=body.deployment or ""),
+            tp_may_span_nodes=body.tp_may_span_nodes,
+            corrected=None if setup is None else corrections_for(setup),
+        )
     except BadPlanInput as error:
         raise invalid(error.message, field=error.field) from None
-    return {"items": [topology_out(one) for one in ranked]}
+    present = _deployment(body.deployment)
+    least = present.min_replicas if present is not None else 1
+    return {
+        "items": [
+            topology_out(one, update_of(present, _shape(accelerator_type, one), least)) for one in ranked
+        ]
+    }
 
 
-def topology_out(one: Topology) -> dict[str, Any]:
+def topology_out(one: Topology, update: UpdateNeeds) -> dict[str, Any]:
     """A topology as the API gives it."""
     return {
         "tensor_parallel_size": one.tensor_parallel_size,
         "pipeline_parallel_size": one.pipeline_parallel_size,
         "accelerators": one.accelerators,
-        "accelerators_during_update": one.accelerators,
+        "accelerators_during_update": update.most,
+        "during_update": update.words,
         "nodes_at_least": one.nodes_at_least,
         "rank": one.rank,
         "marks": dict(one.marks),
@@ -242,6 +274,41 @@ def topology_out(one: Topology) -> dict[str, Any]:
         "warning": one.warning or None,
         "plan": flat(one.plan),
     }
+
+
+def _shape(accelerator_type: str | None, one: Topology) -> Shape:
+    return Shape(accelerator_type, one.tensor_parallel_size, one.pipeline_parallel_size)
+
+
+def _deployment(name: str | None) -> Deployment | None:
+    if name is None:
+        return None
+    found = Deployment.objects.select_related("current_revision").filter(name=name).first()
+    if found is None:
+        raise not_found(f"There is no deployment called {name}.")
+    return found
+
+
+def _setup(body: PlanInput) -> Setup | None:
+    """What a registered model's measurements are found by; None for a config that nobody deployed."""
+    model = RegisteredModel.objects.filter(name=body.model).first() if body.model else None
+    if model is None:
+        return None
+    on_cpu = body.accelerator.lower() == CPU
+    accelerator = None if on_cpu else planner_accelerator(body.accelerator)
+    return setup_of(
+        {
+            "model": model.name,
+            "model_source": model.source,
+            "hub_revision": model.hub_revision or None,
+            "accelerator_type": accelerator.name if accelerator else None,
+            "tensor_parallel_size": body.tensor_parallel_size,
+            "pipeline_parallel_size": body.pipeline_parallel_size,
+            "dtype": body.dtype,
+            "tp_may_span_nodes": getattr(body, "tp_may_span_nodes", False),
+            "engine_kwargs": {name: getattr(body, name) for name in ARGUMENTS if hasattr(body, name)},
+        }
+    )
 
 
 def _request(body: PlanInput) -> PlanRequest:

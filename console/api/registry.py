@@ -10,8 +10,8 @@ from ninja.responses import Status
 
 from console import actions
 from console.api.errors import not_found
-from console.api.inputs import ModelChange, ModelInput
-from console.api.outputs import ModelOut, Page
+from console.api.inputs import AdapterInput, ModelChange, ModelInput
+from console.api.outputs import AdapterOut, ModelOut, Page
 from console.api.routing import (
     IdempotencyKey,
     IfMatch,
@@ -106,6 +106,56 @@ def inspect_model(request: HttpRequest, response: HttpResponse, name: str) -> di
     model = actions.inspect_model(actor=caller_of(request).actor, model=find_model(name))
     set_version(response, model.version)
     return model_out(model)
+
+
+@operation(router, "GET", "/{name}/adapters", role="viewer", answer=Page[AdapterOut])
+def list_adapters(request: HttpRequest, name: str, limit: Limit = 50, offset: Offset = 0) -> dict[str, Any]:
+    """The LoRA adapters of a model in order of name."""
+    rows = find_model(name).adapters.all()
+    return {
+        "items": list(rows[offset : offset + limit]),
+        "total": rows.count(),
+        "limit": limit,
+        "offset": offset,
+    }
+
+
+@operation(router, "POST", "/{name}/adapters", role="operator", answer=AdapterOut, status=201)
+def register_adapter(
+    request: HttpRequest,
+    response: HttpResponse,
+    name: str,
+    body: AdapterInput,
+    idempotency_key: IdempotencyKey = None,
+) -> Status[dict[str, Any]]:
+    """Register a LoRA adapter of a model.
+
+    Its folder is read at once; what is wrong with it or does not go with the model stands in `problems`.
+    Deployments load it from their next revision on (`engine.load_adapters`).
+    """
+    caller = caller_of(request)
+    adapter = actions.read_new_adapter(model=find_model(name), **body.model_dump())
+
+    def create() -> tuple[int, dict[str, Any]]:
+        saved = actions.save_new_adapter(actor=caller.actor, adapter=adapter)
+        return 201, AdapterOut.model_validate(saved, from_attributes=True).model_dump(mode="json")
+
+    answer = create_once(
+        user=caller.user,
+        key=idempotency_key,
+        method_and_path=method_and_path(request),
+        request=body.model_dump(),
+        create=create,
+    )
+    response["Idempotent-Replayed"] = str(answer.replayed).lower()
+    return Status(answer.status, answer.body)
+
+
+@operation(router, "DELETE", "/{name}/adapters/{adapter}", role="operator", answer=None, status=204)
+def delete_adapter(request: HttpRequest, name: str, adapter: str) -> Status[None]:
+    """Forget an adapter; its files are left alone. Refused while a deployment loads it."""
+    actions.delete_adapter(actor=caller_of(request).actor, model=find_model(name), name=adapter)
+    return Status(204, None)
 
 
 def find_model(name: str) -> RegisteredModel:

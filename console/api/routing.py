@@ -40,11 +40,16 @@ def operation(
     status: int = 200,
     by_alias: bool = False,
     asks_ray: bool = False,
+    as_csv: bool = False,
 ) -> Callable[[View], View]:
-    """Declare an operation. `role` is the least that may call it; `asks_ray` adds the errors of an outage."""
+    """Declare an operation. `role` is the least that may call it; `asks_ray` adds the errors of an outage,
+    `as_csv` that the answer may be a CSV file."""
     errors = READ_ERRORS if method == "GET" else WRITE_ERRORS
     if asks_ray:
         errors = errors | {502, 503}
+    extra: dict[str, Any] = {"x-role": role}
+    if as_csv:
+        extra["responses"] = {status: {"content": {"text/csv": {"schema": {"type": "string"}}}}}
 
     def decorate(view: View) -> View:
         summary, _, rest = " ".join((view.__doc__ or "").split()).partition(". ")
@@ -57,7 +62,7 @@ def operation(
             summary=summary.rstrip("."),
             description=rest or None,
             by_alias=by_alias,
-            openapi_extra={"x-role": role},
+            openapi_extra=extra,
         )
         return declared(view)
 

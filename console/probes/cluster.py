@@ -88,7 +88,15 @@ def gateway() -> PartState:
             "Give the cluster the console's RAYDECK_KEY_PEPPER. Right after a start, ask again in 10 s.",
         )
     said = f"{base} answers and takes the console's keys"
-    lost = _unrecorded_requests()
+    health = _health()
+    if _part(health, "limits").get("redis") in ("away", "off"):
+        return PartState(
+            "gateway",
+            "warn",
+            f"{said}; it cannot reach Redis, so each of its replicas keeps the limits by itself",
+            "Check the cluster's RAYDECK_USAGE_REDIS_URL and that Redis can be reached from its nodes.",
+        )
+    lost = _unrecorded_requests(health)
     if lost:
         return PartState(
             "gateway",
@@ -127,12 +135,25 @@ def _ray_advice(error: RaydeckError) -> str:
     return "Check RAYDECK_RAY_DASHBOARD_URL and that the cluster's head runs and can be reached from here."
 
 
-def _unrecorded_requests() -> int:
-    """Requests whose usage record the answering gateway could keep nowhere; 0 where it says nothing."""
+def _health() -> dict[str, Any]:
+    """What the answering gateway replica says of itself; empty where it says nothing."""
     try:
-        usage = httpx.get(f"{settings.GATEWAY_URL}/healthz", timeout=TIMEOUT_S).json()["usage"]
-        return int(usage["unrecorded"])
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        said = httpx.get(f"{settings.GATEWAY_URL}/healthz", timeout=TIMEOUT_S).json()
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def _part(health: dict[str, Any], name: str) -> dict[str, Any]:
+    part = health.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def _unrecorded_requests(health: dict[str, Any]) -> int:
+    """Requests whose usage record it could keep nowhere; 0 where it says nothing."""
+    try:
+        return int(_part(health, "usage")["unrecorded"])
+    except (ValueError, KeyError, TypeError):
         return 0
 
 

@@ -24,12 +24,14 @@ def supervised_copy(
     on_ready: Callable[[str, float], None] = lambda name, seconds: None,
     find_left_behind: Callable[[], Sequence[int]] = lambda: (),
     before_start: Callable[[], None] = lambda: None,
+    after_stop: Callable[[], None] = lambda: None,
     orphan_grace_s: float = ORPHAN_GRACE_S,
 ) -> Iterator[Supervisor]:
     """The supervisor of one data folder, for the time of the block; on leaving all parts have ended.
 
     `find_left_behind` gives pids that an earlier copy of this same folder left, beyond those it recorded.
-    `before_start` runs with the lock held and the folder clean, before signals are caught.
+    `before_start` runs with the lock held and the folder clean, before signals are caught; `after_stop` with
+    the lock held once all parts have ended.
     Raises AlreadyRunning when another supervisor holds the folder.
     """
     lock = DataFolderLock(run_folder)
@@ -47,8 +49,11 @@ def supervised_copy(
             on_ready=on_ready,
             orphan_grace_s=orphan_grace_s,
         )
-        with supervisor.listening():
-            yield supervisor
+        try:
+            with supervisor.listening():
+                yield supervisor
+        finally:
+            after_stop()
     finally:
         lock.release()
 

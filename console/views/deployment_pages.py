@@ -5,6 +5,7 @@ of. Reads only; the verbs are in console/views/deployments.py.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -15,7 +16,7 @@ from django.shortcuts import render
 from django.urls import path
 from django.views.decorators.http import require_GET
 
-from console import charts, costs, fleet, history, plan_checks, snippets, states
+from console import charts, costs, fleet, history, percentiles, plan_checks, slo, snippets, states
 from console.auth import require
 from console.desired import desired_document
 from console.differences import differences
@@ -25,6 +26,7 @@ from serving.errors import NotPlaceable, RaydeckError
 from serving.render import app_name, redacted
 
 CHART_KEYS = ("ttft", "tpot", "e2e", "requests", "tokens", "kv", "memory", "replicas", "cost")
+METRICS_KEYS = ("ttft", "tpot", "e2e", "queue", *CHART_KEYS[3:])
 TABS = (
     ("deployment", "Overview"),
     ("deployment-metrics", "Metrics"),
@@ -33,7 +35,7 @@ TABS = (
     ("deployment-revisions", "Revisions"),
     ("deployment-config", "Config"),
 )
-PARTS = ("head", "timeline", "replicas", "plan_check", "events_card", "revisions_card")
+PARTS = ("head", "timeline", "replicas", "slo", "plan_check", "events_card", "revisions_card")
 EVENTS_SHOWN, REVISIONS_SHOWN, REPLICAS_SHOWN = 6, 5, 20
 EVENTS_PER_PAGE = 50
 
@@ -41,7 +43,9 @@ EVENTS_PER_PAGE = 50
 def find(name: str) -> Deployment:
     """The deployment with its model, revision and status, or a page that says there is none."""
     deployment = (
-        Deployment.objects.select_related("model", "current_revision__plan_check", "status")
+        Deployment.objects.select_related(
+            "model", "current_revision__plan_check", "status", "slo", "slo_status"
+        )
         .filter(name=name)
         .first()
     )
@@ -102,8 +106,12 @@ def points(request: HttpRequest, name: str) -> JsonResponse:
 def metrics(request: HttpRequest, name: str) -> HttpResponse:
     """All charts, large."""
     deployment = find(name)
-    now = time.time()
-    context = {**frame(deployment, "deployment-metrics", now), **_charts(request, deployment, now)}
+    now, window_s = time.time(), range_of(request).window_s
+    context = {
+        **frame(deployment, "deployment-metrics", now),
+        **_charts(request, deployment, now, METRICS_KEYS),
+        "percentiles": percentiles.summary(deployment, start=now - window_s, end=now, now=now),
+    }
     return render(request, "deployments/metrics.html", context)
 
 
@@ -205,14 +213,17 @@ def frame(deployment: Deployment, tab: str, now: float) -> dict[str, Any]:
     }
 
 
-def _charts(request: HttpRequest, deployment: Deployment, now: float) -> dict[str, Any]:
+def _charts(
+    request: HttpRequest, deployment: Deployment, now: float, keys: Sequence[str] = CHART_KEYS
+) -> dict[str, Any]:
     time_range = range_of(request)
     past = charts.for_page(history.points(deployment=deployment, window_s=time_range.window_s, now=now))
     topic = f"deployment:{deployment.name}"
-    shown = [charts.CHARTS[key] for key in CHART_KEYS]
+    shown = [charts.CHARTS[key] for key in keys]
+    limits = slo.spec_of(deployment).limit_of
     return {
         "range": time_range,
-        "cards": [charts.card(chart, past, topic) for chart in shown],
+        "cards": [charts.card(chart, past, topic, slo_s=limits(chart.key)) for chart in shown],
         "figures": charts.figures_block(shown),
         "points": {topic: past},
         "quiet": not any(point["requests"] for point in past["points"]),
@@ -222,11 +233,15 @@ def _charts(request: HttpRequest, deployment: Deployment, now: float) -> dict[st
 
 def _overview_parts(deployment: Deployment, now: float) -> dict[str, Any]:
     alive = Replica.objects.filter(deployment=deployment, ended_at=None).order_by("started_at")
+    standing = slo.standing(deployment, now)
     revisions_shown = list(deployment.revisions.all()[:REVISIONS_SHOWN])
     return {
         "replicas": list(alive[:REPLICAS_SHOWN]),
         "events": list(deployment.events.all()[:EVENTS_SHOWN]),
         "revisions": revisions_shown,
+        "standing": standing,
+        "slo_rows": slo.card_rows(standing),
+        "alerts": [{"alert": row, "words": slo.alert_words(row)} for row in standing["open_alerts"]],
         "cost_so_far_usd": costs.cost_so_far_usd(deployment, now),
         "plan_check": plan_checks.shown(deployment.current_revision) if deployment.current_revision else None,
     }

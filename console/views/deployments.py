@@ -25,12 +25,15 @@ from console.forms import (
     EditDeploymentForm,
     form_values,
     initial_of,
+    without_stale_price,
 )
+from console.limit_forms import LIMIT_FIELDS
+from console.limit_rows import deployment_lines
 from console.models import Deployment
 from console.placements import known_nodes
 from console.views import deployment_logs, deployment_pages
 from console.views.overview import fleet_rows
-from serving.errors import Conflict, NotPlaceable, RaydeckError
+from serving.errors import Conflict, InvalidSpec, NotPlaceable, RaydeckError
 
 REPEAT_WITHIN = timedelta(seconds=60)
 """The same form sent twice within this time is one submission (a double click, a reload)."""
@@ -70,6 +73,7 @@ def deployment_new(request: HttpRequest) -> HttpResponse:
             model=form.cleaned_data["model"],
             engine=form.engine(),
             capacity=form.capacity(),
+            limits=form.limits(),
             note=form.cleaned_data["note"],
         )
     except RaydeckError as error:
@@ -99,7 +103,8 @@ def deployment_edit(request: HttpRequest, name: str) -> HttpResponse:
             name=name,
             expected_version=form.cleaned_data["expected_version"],
             engine=form.engine(),
-            capacity=form.capacity(),
+            capacity=without_stale_price(form.capacity(), deployment, form.cleaned_data["accelerator_type"]),
+            limits=form.limits(),
             model=form.cleaned_data["model"],
             note=form.cleaned_data["note"],
         )
@@ -167,7 +172,10 @@ def _retry(request: HttpRequest, name: str) -> str:
 def _roll_back(request: HttpRequest, name: str) -> str:
     wanted = request.POST.get("revision", "")
     revision = int(wanted) if wanted.isdecimal() and len(wanted) < 10 else 0
-    actions.roll_back(actor=_actor(request), name=name, revision=revision)
+    seen = request.POST.get("expected_version", "")
+    if not (seen.isdecimal() and len(seen) < 10):
+        raise InvalidSpec("The page did not say which version it showed; open it again.")
+    actions.roll_back(actor=_actor(request), name=name, revision=revision, expected_version=int(seen))
     return f"{name} is rolled back to revision {revision}."
 
 
@@ -230,6 +238,7 @@ def _form_page(
         "form": form,
         "deployment": deployment,
         "plan": make_plan(form, name=deployment.name if deployment else None),
+        "limit_lines": deployment_lines(deployment) if deployment else [],
         **more,
     }
     return render(request, "deployments/form.html", context, status=status)
@@ -241,9 +250,12 @@ def _conflict_page(
     """Theirs beside yours; the form keeps yours and, sent again, is measured against their version."""
     form.add_error(None, error.message)
     theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
-    yours = {**form.engine(), **form.capacity(), "model": form.cleaned_data["model"]}
+    if theirs.get("kv_cache_is_automatic"):
+        theirs["kv_cache_memory_bytes"] = None  # nobody gave it, as the form shows
+    theirs["load_adapters"] = bool(theirs.get("adapters"))
+    yours = {**form.engine(), **form.capacity(), **form.limits(), "model": form.cleaned_data["model"]}
     yours = {name: yours[name] if yours[name] != "" else None for name in yours}
-    fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, "model")
+    fields = (*ENGINE_FIELDS, *CAPACITY_FIELDS, *LIMIT_FIELDS, "model")
     rows: list[Difference] = differences({name: theirs.get(name) for name in fields}, yours)
     form.data = {**form.data.dict(), "expected_version": str(error.current.get("version", ""))}  # type: ignore[attr-defined]
     return _form_page(

@@ -15,14 +15,17 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_http_methods, require_POST
 
-from console import actions, people
+from console import actions, limit_use, people
 from console.auth import require, role_allows
+from console.differences import differences
+from console.limit_forms import EditKeyForm, KeyForm, limit_values
+from console.limit_rows import key_rows
 from console.models import ApiKey, ApiToken, Deployment, KeyKind, Role, User
-from serving.errors import NotFound, RaydeckError
+from serving.errors import Conflict, NotFound, RaydeckError
 
 
 class NameForm(forms.Form):
-    """The name of a new key."""
+    """The name of a new token."""
 
     name = forms.CharField(
         max_length=80,
@@ -68,7 +71,7 @@ class PersonForm(forms.Form):
 @require_http_methods(["GET", "HEAD", "POST"])
 def keys(request: HttpRequest) -> HttpResponse:
     """The gateway's keys; POST makes one (operators) and shows it this once."""
-    form = NameForm(request.POST or None)
+    form = KeyForm(request.POST or None)
     if request.method != "POST":
         return _keys_page(request, form)
     if not role_allows(request.user.role, "operator"):  # type: ignore[union-attr]
@@ -82,13 +85,42 @@ def keys(request: HttpRequest) -> HttpResponse:
             )
             return _keys_page(request, form, status=400)
         try:
-            key, plaintext = actions.create_key(actor=_actor(request), name=name)
+            key, plaintext = actions.create_key(actor=_actor(request), name=name, limits=form.limits())
         except RaydeckError as error:
-            form.add_error("name", error.message)
+            _refuse(form, error)
         else:
             made = {"name": key.name, "plaintext": plaintext}
-            return _keys_page(request, NameForm(), made=made, status=201)
+            return _keys_page(request, KeyForm(), made=made, status=201)
     return _keys_page(request, form, status=400)
+
+
+@require("operator")
+@require_http_methods(["GET", "HEAD", "POST"])
+def key_edit(request: HttpRequest, key_id: int) -> HttpResponse:
+    """Change a key's name and limits. Who comes second is shown both versions; what was typed stays."""
+    key = get_object_or_404(ApiKey, pk=key_id, kind=KeyKind.USER, revoked_at=None)
+    held = tuple(key.limits.get("deployments") or ())
+    if request.method != "POST":
+        initial = {**limit_values(key.limits), "name": key.name, "expected_version": key.version}
+        return _key_page(request, EditKeyForm(initial=initial, held=held), key)
+    form = EditKeyForm(request.POST, held=held)
+    if not form.is_valid():
+        return _key_page(request, form, key, status=400)
+    try:
+        actions.edit_key(
+            actor=_actor(request),
+            key_id=key_id,
+            expected_version=form.cleaned_data["expected_version"],
+            name=form.cleaned_data["name"],
+            limits=form.limits(),
+        )
+    except Conflict as error:
+        return _key_conflict(request, form, key, error)
+    except RaydeckError as error:
+        _refuse(form, error)
+        return _key_page(request, form, key, status=400)
+    messages.success(request, f"Key “{form.cleaned_data['name']}” is saved; in force in about a second.")
+    return redirect("keys")
 
 
 @require("operator")
@@ -211,9 +243,11 @@ def _keys_page(
         .order_by("revoked_at", "-created_at")
     )
     example = Deployment.objects.values_list("name", flat=True).first() or "your-deployment"
+    live = [row for row in rows if row.revoked_at is None]
     context = {
         "form": form,
-        "rows": [row for row in rows if row.revoked_at is None],
+        "rows": key_rows(live),
+        "trouble": limit_use.gateway_trouble(),
         "revoked": [row for row in rows if row.revoked_at is not None],
         "made": made,
         "tab": "keys",
@@ -222,6 +256,37 @@ def _keys_page(
         "may_change": role_allows(request.user.role, "operator"),  # type: ignore[union-attr]
     }
     return render(request, "keys/keys.html", context, status=status)
+
+
+def _key_page(
+    request: HttpRequest, form: forms.Form, key: ApiKey, *, status: int = 200, **more: Any
+) -> HttpResponse:
+    context = {
+        "form": form,
+        "key": key,
+        "row": key_rows([key])[0],
+        "tab": "keys",
+        "trouble": limit_use.gateway_trouble(),
+        **more,
+    }
+    return render(request, "keys/edit.html", context, status=status)
+
+
+def _key_conflict(request: HttpRequest, form: EditKeyForm, key: ApiKey, error: Conflict) -> HttpResponse:
+    """Theirs beside yours; the form keeps yours and, sent again, is measured against their version."""
+    form.add_error(None, error.message)
+    theirs: dict[str, Any] = dict(error.current.get("values") or {})  # type: ignore[call-overload]
+    yours = {**form.limits(), "name": form.cleaned_data["name"]}
+    if yours["expires_at"] is not None:
+        yours["expires_at"] = yours["expires_at"].isoformat().replace("+00:00", "Z")
+    rows = differences({name: theirs.get(name) for name in yours}, yours)
+    form.data = {**form.data.dict(), "expected_version": str(error.current.get("version", ""))}  # type: ignore[attr-defined]
+    return _key_page(request, form, key, status=409, conflict=error.current, conflict_rows=rows)
+
+
+def _refuse(form: forms.Form, error: RaydeckError) -> None:
+    field = (error.field or "").split(".", 1)[0]
+    form.add_error(field if field in form.fields else None, error.message)
 
 
 def _tokens_page(
@@ -265,6 +330,7 @@ def _actor(request: HttpRequest) -> actions.Actor:
 
 urlpatterns = [
     path("keys/", keys, name="keys"),
+    path("keys/<int:key_id>/edit/", key_edit, name="key-edit"),
     path("keys/<int:key_id>/revoke/", key_revoke, name="key-revoke"),
     path("settings/tokens/", tokens, name="tokens"),
     path("settings/tokens/<int:token_id>/revoke/", token_revoke, name="token-revoke"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.db.models import Count
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import path
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
@@ -17,7 +17,7 @@ from console.auth import require, role_allows
 from console.fit_chips import chips, shelf
 from console.model_forms import EditForm, RegisterForm
 from console.models import RegisteredModel
-from serving.errors import Conflict, InUse, RaydeckError
+from serving.errors import Conflict, InUse, NotFound, RaydeckError
 
 
 @require("viewer")
@@ -116,6 +116,35 @@ def model_delete(request: HttpRequest, name: str) -> HttpResponse:
     return redirect("models")
 
 
+@require("operator")
+@require_POST
+def adapter_add(request: HttpRequest, name: str) -> HttpResponse:
+    """Register a LoRA adapter of a model: `name=`, `source=`."""
+    model = get_object_or_404(RegisteredModel, name=name)
+    given = {key: request.POST.get(key, "") for key in ("name", "source")}
+    try:
+        adapter = actions.register_adapter(actor=_actor(request), model=model, **given)
+    except RaydeckError as error:
+        return _detail(request, model, adapter_error=error.message, adapter_given=given, status=400)
+    messages.success(request, f"The adapter {adapter.name} is registered.")
+    return redirect("model", name=name)
+
+
+@require("operator")
+@require_POST
+def adapter_delete(request: HttpRequest, name: str, adapter: str) -> HttpResponse:
+    """Forget an adapter that no deployment loads; its files stay."""
+    model = get_object_or_404(RegisteredModel, name=name)
+    try:
+        actions.delete_adapter(actor=_actor(request), model=model, name=adapter)
+    except NotFound as error:
+        raise Http404(error.message) from error
+    except InUse as error:
+        return _detail(request, model, refusal=error.message, status=409)
+    messages.success(request, f"The adapter {adapter} was removed from the registry.")
+    return redirect("model", name=name)
+
+
 def _row(model: RegisteredModel) -> dict[str, Any]:
     facts = model.facts
     searched = " ".join((model.name, str(facts.get("architecture") or ""), model.source, model.note)).lower()
@@ -136,6 +165,8 @@ def _detail(
     *,
     refusal: str = "",
     typed_error: str = "",
+    adapter_error: str = "",
+    adapter_given: dict[str, str] | None = None,
     status: int = 200,
 ) -> HttpResponse:
     used_by = [state for state in states.deployment_states(time.time()) if state["model"] == model.name]
@@ -147,6 +178,9 @@ def _detail(
         "used_by": used_by,
         "refusal": refusal,
         "typed_error": typed_error,
+        "adapters": list(model.adapters.all()),
+        "adapter_error": adapter_error,
+        "adapter_given": adapter_given,
         "may_change": role_allows(request.user.role, "operator"),  # type: ignore[union-attr]
     }
     return render(request, "models/detail.html", context, status=status)
@@ -162,5 +196,7 @@ urlpatterns = [
     path("models/<str:name>/", model_detail, name="model"),
     path("models/<str:name>/edit/", model_edit, name="model-edit"),
     path("models/<str:name>/inspect/", model_inspect, name="model-inspect"),
+    path("models/<str:name>/adapters/", adapter_add, name="model-adapter-add"),
+    path("models/<str:name>/adapters/<str:adapter>/delete/", adapter_delete, name="model-adapter-delete"),
     path("models/<str:name>/delete/", model_delete, name="model-delete"),
 ]

@@ -12,9 +12,9 @@ from django.shortcuts import render
 from django.urls import path
 from django.views.decorators.http import require_GET
 
-from console import charts, costs, fleet, history, setup_steps, shell, states
+from console import charts, costs, fleet, history, setup_steps, shell, slo, states
 from console.auth import require
-from console.models import Deployment, Event, RequestRecord
+from console.models import Alert, Deployment, Event, RequestRecord
 from console.views.ranges import range_of
 from serving.observed import START_PHASES
 
@@ -24,6 +24,7 @@ EVENTS_PER_PAGE = 50
 HEALTH = (
     # colour class, word, phases
     ("ok", "ready", ("ready",)),
+    ("warn", "over SLO", ("over_slo",)),
     ("info", "starting", START_PHASES),
     ("idle", "asleep or stopped", ("asleep", "stopped")),
     ("warn", "unknown", ("unknown",)),
@@ -127,7 +128,7 @@ def fleet_rows(now: float) -> list[dict[str, Any]]:
 def _fleet_context(now: float) -> dict[str, Any]:
     rows = fleet_rows(now)
     cluster = states.cluster_state(now)
-    health = [(colour, sum(row["phase"] in phases for row in rows), word) for colour, word, phases in HEALTH]
+    health = [(colour, sum(row["word"] in phases for row in rows), word) for colour, word, phases in HEALTH]
     known = [row["point"]["tokens_per_s"] for row in rows if row["point"]]
     measured = [value for value in known if value is not None]
     return {
@@ -142,7 +143,7 @@ def _fleet_context(now: float) -> dict[str, Any]:
         "cost_per_hour_usd": costs.running_cost_per_hour_usd(None),
         "month_to_date_usd": costs.month_to_date_usd(now),
         "month_start": costs.month_start(now),
-        "attention": _attention(rows, cluster["reachable"]),
+        "attention": _attention(rows, _alert_rows(), cluster["reachable"]),
         "now": now,
     }
 
@@ -176,11 +177,24 @@ def _held(rows: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> dict[str, 
     }
 
 
-def _attention(rows: list[dict[str, Any]], reachable: bool) -> list[dict[str, Any]]:
+def _alert_rows() -> list[dict[str, Any]]:
+    """Deployments whose error budget burns, the fast ones first; one row each."""
+    found: dict[str, dict[str, Any]] = {}
+    for alert in Alert.objects.filter(resolved_at=None, deployment__isnull=False).order_by(
+        "speed", "opened_at"
+    ):
+        row = {"name": alert.deployment_name, "reason": slo.alert_words(alert), "since": alert.opened_at}
+        found.setdefault(alert.deployment_name, {**row, "phase": "over_slo", "speed": alert.speed})
+    return list(found.values())
+
+
+def _attention(
+    rows: list[dict[str, Any]], alerts: list[dict[str, Any]], reachable: bool
+) -> list[dict[str, Any]]:
     """At most three. While Ray is away the banner says so once, not every row again."""
     failed = [row for row in rows if row["phase"] == "failed"]
     unknown = [row for row in rows if row["phase"] == "unknown" and reachable]
-    return [*failed, *unknown][:3]
+    return [*failed, *alerts, *unknown][:3]
 
 
 def _histories(window_s: int, now: float) -> dict[str, Any]:
@@ -196,7 +210,9 @@ def _histories(window_s: int, now: float) -> dict[str, Any]:
 def lately_asked(since: float) -> QuerySet[Deployment]:
     """The few deployments whose newest request began last, at `since` (epoch seconds) or later. Reads one
     row of the ledger per deployment, by its index, however long the ledger is."""
-    newest = RequestRecord.objects.filter(deployment_name=OuterRef("name"), started_at__gte=since)
+    newest = RequestRecord.objects.of_callers().filter(
+        deployment_name=OuterRef("name"), started_at__gte=since
+    )
     newest_at = newest.order_by("-started_at").values("started_at")[:1]
     asked = Deployment.objects.annotate(at=Subquery(newest_at)).filter(at__isnull=False)
     return asked.order_by("-at")[:BUSIEST]

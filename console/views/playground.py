@@ -143,8 +143,9 @@ def _replies(
 
 
 def _choices(now: float) -> list[dict[str, Any]]:
-    """Every deployment, the usable ones first, each with why it cannot be used or what to expect."""
-    found = [_choice(state) for state in states.deployment_states(now)]
+    """Every deployment one can talk to, the usable ones first, each with why it cannot be used or what to
+    expect. Models for embeddings and scores are no partners to talk to."""
+    found = [_choice(state) for state in states.deployment_states(now) if state["task"] == "generate"]
     return sorted(
         found, key=lambda choice: (not choice["usable"], choice["phase"] != "ready", choice["name"])
     )

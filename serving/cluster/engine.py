@@ -22,16 +22,27 @@ from serving.cluster import openai_errors, wire
 from serving.cluster.engine_config import llm_config
 from serving.cluster.environment import withhold_from_engine
 from serving.cluster.loopback import bind_replica_port_to_node_address
-from serving.cluster.metering import Meter, current_meter, metered, metered_abort
+from serving.cluster.metering import Meter, current_meter, metered, metered_abort, metered_encode
+from serving.cluster.naming import renaming
 from serving.cluster.phases import ReplicaReport, process_memory_bytes, stage_bytes
 from serving.cluster.ranks import order_ranks
 from serving.cluster.replica_log import handlers_kept
+from serving.cluster.shared_memory import unlink_names
+from serving.cluster.surface import Surface
 from serving.cluster.topology import cpu_environment
+from serving.cluster.watch import end_with_engine
 from serving.failure import CONSEQUENCES, root_cause
+from serving.gateway_paths import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    SCORE,
+    TASK_NOT_SUPPORTED,
+    TOKENIZE,
+    not_supported,
+)
 
 log = logging.getLogger("ray.serve")
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
 REMEMBERED_ABORTS = 2000
 WARM_UP_TOKENS = 4
 # 4 MB of output are far more than any start writes; the cause stands near its end.
@@ -66,41 +77,53 @@ class Engine:
                 await self._engine.start()
             client = self._engine._engine_client
             client.generate, client.abort = metered(client.generate), metered_abort(client)
+            client.encode = metered_encode(client.encode)
+            self._surface = Surface(self._engine._app_state, tasks=await client.get_supported_tasks())
             self._report.phase("warming")
             await self._warm_up()
             await self._report_facts(client)
+            await asyncio.to_thread(unlink_names, os.getpid())
         except Exception as error:
             raise start_failed(error) from error
         self._report.phase("ready")
+        self._watching = asyncio.create_task(end_with_engine(client))
 
-    async def unary(self, path: str, request_id: str, body: bytes) -> bytes:
-        """Answers one request without streaming: a frame of wire.py."""
-        meter = Meter(self._replica)
-        current_meter.set(meter)
+    async def unary(self, path: str, request_id: str, body: bytes, served: str | None = None) -> bytes:
+        """Answers one request without streaming: a frame of wire.py.
+
+        `served` is the engine's name for the model where the caller's own is another (an alias).
+        """
+        meter = self._new_meter()
+        if path not in self._surface.paths:
+            return wire.pack(*self._not_supported(meter, path))
         try:
-            request = self._read_request(path, body, request_id)
-            answer = await anext(self._answers(path, request))
+            answer = await self._answer(path, request_id, body, served)
             if _is_cancelled():  # vLLM turns the cancellation into an answer of its own
                 raise asyncio.CancelledError
-            if _is_refusal(answer):
+            if not isinstance(answer, bytes):
                 return wire.pack(*self._refused(meter, answer))
-            return wire.pack(meter.meta(), answer.model_dump_json(exclude_none=False).encode())
+            return wire.pack(meter.meta(), answer)
         except ValueError as error:
             return wire.pack(meter.meta(status=400, error_class="invalid_request"), _invalid(error))
         except asyncio.CancelledError:
             self._remember(request_id, meter)
             raise
         except Exception as error:
-            return wire.pack(*_failed(meter, error))
+            return wire.pack(*self._failed(meter, error))
 
-    async def stream(self, path: str, request_id: str, body: bytes) -> AsyncIterator[bytes]:
+    async def stream(
+        self, path: str, request_id: str, body: bytes, served: str | None = None
+    ) -> AsyncIterator[bytes]:
         """Answers one request as items of wire.py, each sent the moment the engine has it."""
-        meter = Meter(self._replica)
-        current_meter.set(meter)
+        meter = self._new_meter()
+        if path not in self._surface.paths:
+            yield wire.refusal(*self._not_supported(meter, path))
+            return
         error_class = None
-        complete = is_done = False
+        complete = is_done = has_begun = False
         try:
             request = self._read_request(path, body, request_id)
+            rename = renaming(request, served=served)
             async with contextlib.aclosing(self._answers(path, request)) as answers:
                 async for answer in answers:
                     if not isinstance(answer, str):
@@ -113,8 +136,14 @@ class Engine:
                         continue
                     if openai_errors.is_error_event(event):
                         error_class = "engine_failed"
+                        if not has_begun:
+                            # Nothing was sent, so it can still be told as what it is, or asked elsewhere.
+                            yield wire.refusal(*self._failed(meter, None))
+                            complete = True
+                            return
                         event = openai_errors.error_event(openai_errors.ENGINE_STOPPED, code=error_class)
-                    yield event
+                    has_begun = True
+                    yield rename(event)
             complete = True
             yield wire.closing(meter.meta(status=500 if error_class else 200, error_class=error_class))
             if is_done:
@@ -124,7 +153,7 @@ class Engine:
             yield wire.refusal(meter.meta(status=400, error_class="invalid_request"), _invalid(error))
         except Exception as error:
             complete = True
-            yield wire.refusal(*_failed(meter, error))
+            yield wire.refusal(*self._failed(meter, error))
         finally:
             if not complete:
                 self._remember(request_id, meter)
@@ -149,6 +178,23 @@ class Engine:
         """Serve's hook: raises when the engine's processes are gone, and Serve replaces the replica."""
         await self._engine.check_health()
 
+    def _new_meter(self) -> Meter:
+        """The meter of the request that this task answers."""
+        meter = Meter(self._replica)
+        current_meter.set(meter)
+        return meter
+
+    async def _answer(self, path: str, request_id: str, body: bytes, served: str | None) -> bytes | Any:
+        """The answer's body, or an error object of vLLM's."""
+        if path not in (CHAT, COMPLETIONS):
+            return await self._surface.answer(path, request_id, body, served=served)
+        request = self._read_request(path, body, request_id)
+        rename = renaming(request, served=served)
+        answer = await anext(self._answers(path, request))
+        if _is_refusal(answer):
+            return answer
+        return rename(answer.model_dump_json(exclude_none=False).encode())
+
     def _read_request(self, path: str, body: bytes, request_id: str) -> Any:
         request = self._request_types[path].model_validate_json(body)
         request.request_id = request_id
@@ -169,14 +215,28 @@ class Engine:
         )
         return answers
 
+    def _not_supported(self, meter: Meter, path: str) -> tuple[wire.Meta, bytes]:
+        message = not_supported(path, answered=self._surface.paths)
+        body = openai_errors.error_body(message, code=TASK_NOT_SUPPORTED, param="model")
+        return meter.meta(status=400, error_class=TASK_NOT_SUPPORTED), body
+
     def _refused(self, meter: Meter, answer: Any) -> tuple[wire.Meta, bytes]:
         status = int(getattr(answer.error, "code", 500) or 500)
         if status >= 500:
-            log.error("engine refused a request: status=%s", status)
-            return meter.meta(status=500, error_class="engine_failed"), _engine_failed()
+            return self._failed(meter, None)
         message = " ".join(str(answer.error.message).split())
         body = openai_errors.error_body(message, param=getattr(answer.error, "param", None))
         return meter.meta(status=status, error_class="invalid_request"), body
+
+    def _failed(self, meter: Meter, error: Exception | None) -> tuple[wire.Meta, bytes]:
+        """The engine's own fault. Where its process is gone the gateway asks another replica or says when."""
+        is_dead = self._engine._engine_client.errored
+        log.error("engine failed on a request: error=%s dead=%s", type(error).__name__, is_dead)
+        status, code = (503, wire.ENGINE_DIED) if is_dead else (500, "engine_failed")
+        body = openai_errors.error_body(
+            openai_errors.ENGINE_FAILED, type_=openai_errors.SERVER_ERROR, code=code
+        )
+        return meter.meta(status=status, error_class=code), body
 
     def _remember(self, request_id: str, meter: Meter) -> None:
         self._aborted[request_id] = meter
@@ -184,10 +244,24 @@ class Engine:
             self._aborted.popitem(last=False)
 
     async def _warm_up(self) -> None:
-        """Generates a few tokens the way callers will, so that none of them pays for first-time work.
+        """Answers the way callers will ask, so that none of them pays for first-time work."""
+        if COMPLETIONS in self._surface.paths:
+            await self._warm_up_generating()
+            return
+        hello: dict[str, dict[str, Any]] = {
+            EMBEDDINGS: {"input": "Hello"},
+            SCORE: {"text_1": "Hello", "text_2": "Hello"},
+            TOKENIZE: {"prompt": "Hello"},
+        }
+        path = next(path for path in hello if path in self._surface.paths)
+        body = json.dumps({"model": self._name, **hello[path]}).encode()
+        meta, answer = wire.unpack(await self.unary(path, "warm-up", body))
+        if meta["status"] != 200:
+            words = json.loads(answer)["error"]["message"]
+            raise RuntimeError(f"The engine started but did not answer the warm-up request: {words}")
 
-        A model without a chat template refuses the chat; the completion must succeed.
-        """
+    async def _warm_up_generating(self) -> None:
+        """A model without a chat template refuses the chat; the completion must succeed."""
         shared = {"model": self._name, "max_tokens": WARM_UP_TOKENS, "stream": True}
         chat = {**shared, "messages": [{"role": "user", "content": "Hello"}]}
         completion = {**shared, "prompt": "Hello"}
@@ -248,22 +322,13 @@ def _invalid(error: ValueError) -> bytes:
     """A 400 from a validation error: the first complaint and the field it is about."""
     details = getattr(error, "errors", None)
     if not callable(details):
-        return openai_errors.error_body(" ".join(str(error).split()))
+        param = getattr(error, "param", None)
+        return openai_errors.error_body(" ".join(str(error).split()), param=param)
     first = details(include_url=False, include_context=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"]) or None
+    # Of a union pydantic names the variant first: a class of vLLM's, which says nothing to callers.
+    field = ".".join(str(part) for part in first["loc"] if not str(part).endswith("Request")) or None
     message = " ".join(str(first["msg"]).split())
     return openai_errors.error_body(f"{field}: {message}" if field else message, param=field)
-
-
-def _failed(meter: Meter, error: Exception) -> tuple[wire.Meta, bytes]:
-    log.error("engine failed on a request: %s", type(error).__name__)
-    return meter.meta(status=500, error_class="engine_failed"), _engine_failed()
-
-
-def _engine_failed() -> bytes:
-    return openai_errors.error_body(
-        openai_errors.ENGINE_FAILED, type_=openai_errors.SERVER_ERROR, code="engine_failed"
-    )
 
 
 def start_failed(error: Exception) -> EngineStartFailed:

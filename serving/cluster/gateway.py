@@ -20,18 +20,22 @@ from ray.serve import Application
 
 from serving.cluster.completions import Completions
 from serving.cluster.handles import Handles
+from serving.cluster.limits import Limiter
+from serving.cluster.listing import card, cards
 from serving.cluster.loopback import bind_replica_port_to_node_address
 from serving.cluster.replies import Receive, Scope, Send, send_error, send_json
 from serving.cluster.request_ids import HEADER as REQUEST_ID_HEADER
 from serving.cluster.request_ids import SCOPE_KEY
 from serving.cluster.requests import MAX_BODY_BYTES, BadRequest, bearer_key, headers_of, read_body
+from serving.cluster.routes import Route, route_of
 from serving.cluster.spool import Spool, folder_for
-from serving.cluster.table import KeyEntry, ModelEntry, Table, read_table
+from serving.cluster.table import KeyEntry, Table, read_table
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
+from serving.cluster.waiting import publish_for_ever
+from serving.gateway_paths import POSTED, STREAMED
 
 log = logging.getLogger("ray.serve")
-COMPLETION_PATHS = frozenset({"/v1/chat/completions", "/v1/completions"})
 MODELS_PATH = "/v1/models"
 HEALTH_PATH = "/healthz"
 BODY_WITHIN_S = 60.0
@@ -41,11 +45,12 @@ LONGEST_USER = 128
 class GatewayApp:
     """The ASGI application. `table` is replaced as a whole when the configuration changes."""
 
-    def __init__(self, *, pepper: str, recorder: UsageRecorder, handles: Handles) -> None:
+    def __init__(self, *, pepper: str, recorder: UsageRecorder, handles: Handles, limiter: Limiter) -> None:
         self.table = Table()
         self._pepper = pepper
         self._recorder = recorder
-        self._completions = Completions(handles=handles, recorder=recorder)
+        self._limiter = limiter
+        self._completions = Completions(handles=handles, recorder=recorder, limiter=limiter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI entry point."""
@@ -66,8 +71,8 @@ class GatewayApp:
             await send_error(send, 500, "The gateway failed on this request.", code="internal_error")
 
     async def _route(self, scope: Scope, receive: Receive, send: Send, path: str) -> None:
-        if path in COMPLETION_PATHS:
-            await self._complete(scope, receive, send, path)
+        if path in POSTED:
+            await self._complete(scope, receive, send, POSTED[path])
         elif path == HEALTH_PATH:
             await self._health(send)
         elif path == MODELS_PATH or path.startswith(MODELS_PATH + "/"):
@@ -90,32 +95,38 @@ class GatewayApp:
         if key.is_internal:
             line.user = headers.get("x-raydeck-user", "")[:LONGEST_USER] or None
         try:
+            if key.expires_at is not None and line.started_at >= key.expires_at:
+                raise BadRequest("This API key has expired.", status=401, code="invalid_api_key")
             if scope["method"] != "POST":
                 raise BadRequest(f"Use POST for {path}.", status=405, code="method_not_allowed")
             body = await _read(receive, headers)
             asked = read_body(body)
-            line.stream, line.deployment = asked.stream, asked.model[:LONGEST_USER]
-            entry = self._entry(asked.model)
+            line.stream = asked.stream and path in STREAMED
+            line.deployment = asked.model[:LONGEST_USER]
+            route = self._routed(asked.model, key)
         except BadRequest as error:
             await self._refuse(send, line, error)
             return
-        line.deployment, line.revision = entry.name, entry.revision
-        await self._completions.serve(entry, line, body, send)
+        try:
+            await self._completions.serve(route, key, line, body, send)
+        finally:
+            if line.limits and not line.is_left:  # nothing accounted for it: a surprise on the way
+                self._limiter.finish(line.request_id, line.limits, tokens=0)
 
     def _key(self, headers: dict[str, str]) -> KeyEntry | None:
         plaintext = bearer_key(headers)
         return None if plaintext is None else self.table.key_for(plaintext, pepper=self._pepper)
 
-    def _entry(self, model: str) -> ModelEntry:
-        entry = self.table.models.get(model)
-        if entry is None:
+    def _routed(self, model: str, key: KeyEntry) -> Route:
+        route = route_of(self.table, model, may_use=key.may_use)
+        if route is None:
             raise BadRequest(
                 f"The model `{_printable(model)}` does not exist or you do not have access to it.",
                 status=404,
                 code="model_not_found",
                 param="model",
             )
-        return entry
+        return route
 
     async def _refuse(self, send: Send, line: Timeline, error: BadRequest) -> None:
         record = line.record(
@@ -125,27 +136,45 @@ class GatewayApp:
             error_class=error.code or "invalid_request",
         )
         self._recorder.add(record)
-        await send_error(send, error.status, error.message, code=error.code, param=error.param)
+        await send_error(
+            send,
+            error.status,
+            error.message,
+            code=error.code,
+            param=error.param,
+            type_=error.type,
+            retry_after_s=error.retry_after_s,
+            extra=line.headers(time.monotonic(), whole=True),
+        )
 
     async def _models(self, scope: Scope, send: Send, path: str) -> None:
         headers = headers_of(scope["headers"])
-        if self._key(headers) is None:
+        key = self._key(headers)
+        if key is None:
             await _unauthorised(send, has_key=bearer_key(headers) is not None)
+            return
+        if key.expires_at is not None and time.time() >= key.expires_at:
+            await send_error(send, 401, "This API key has expired.", code="invalid_api_key")
             return
         if scope["method"] != "GET":
             await send_error(send, 405, "Use GET here.", code="method_not_allowed")
             return
         if path == MODELS_PATH:
-            serving = [_card(entry) for entry in self.table.models.values() if entry.state == "serve"]
-            await send_json(send, {"object": "list", "data": serving})
+            await send_json(send, {"object": "list", "data": cards(self.table, may_use=key.may_use)})
             return
         try:
-            await send_json(send, _card(self._entry(unquote(path.removeprefix(MODELS_PATH + "/")))))
+            name = unquote(path.removeprefix(MODELS_PATH + "/"))
+            await send_json(send, card(self.table, name, self._routed(name, key)))
         except BadRequest as error:
             await send_error(send, error.status, error.message, code=error.code, param=error.param)
 
     async def _health(self, send: Send) -> None:
-        state = {"status": "ok", "models": len(self.table.models), "usage": self._recorder.state()}
+        state = {
+            "status": "ok",
+            "models": len(self.table.models),
+            "usage": self._recorder.state(),
+            "limits": self._limiter.state(),
+        }
         await send_json(send, state)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
@@ -153,10 +182,12 @@ class GatewayApp:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self._recorder.start()
+                self._limiter.start()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 await self._completions.finish()
                 await self._recorder.close()
+                await self._limiter.close()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -173,10 +204,15 @@ class Gateway:
         recorder = UsageRecorder(redis_url=redis_url, spool=Spool(folder, writer=replica))
         if not pepper:
             log.error("gateway: RAYDECK_KEY_PEPPER is not set, every key will be refused")
-        self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=Handles())
+        limiter = Limiter(redis_url=redis_url)
+        self._handles = Handles()
+        self._app = GatewayApp(pepper=pepper, recorder=recorder, handles=self._handles, limiter=limiter)
 
     async def __serve_build_asgi_app__(self) -> GatewayApp:
         """Serve's hook: the ASGI application of this replica."""
+        self._publishing = asyncio.create_task(
+            publish_for_ever(self._handles, lambda: self._app.table.models.values())
+        )
         return self._app
 
     async def reconfigure(self, user_config: Any) -> None:
@@ -243,10 +279,6 @@ def _with_request_id(send: Send, request_id: str) -> Send:
 async def _unauthorised(send: Send, *, has_key: bool) -> None:
     message = "Incorrect API key provided." if has_key else "Send an API key: `Authorization: Bearer …`."
     await send_error(send, 401, message, code="invalid_api_key")
-
-
-def _card(entry: ModelEntry) -> dict[str, Any]:
-    return {"id": entry.name, "object": "model", "created": entry.created, "owned_by": "raydeck"}
 
 
 def _printable(text: str) -> str:

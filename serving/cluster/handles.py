@@ -8,6 +8,7 @@ answers None and requests are sent without asking.
 import asyncio
 import logging
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ WAKE_CALL_S = 1800.0
 # First answer to "when to come back", before this gateway has seen the model start: the demo model's cold
 # start on 2 cores took 25 to 35 s.
 UNKNOWN_COLD_START_S = 30.0
+DIED = -1
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Handles:
     def __init__(self) -> None:
         self._handles: dict[tuple[str, str], EngineHandle] = {}
         self._wakes: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._held: Counter[tuple[str, str]] = Counter()
+        self._answered: dict[tuple[str, str], int] = {}
         self._cold_start_s: dict[tuple[str, str], float] = {}
 
     def of(self, entry: ModelEntry) -> EngineHandle:
@@ -76,11 +80,37 @@ class Handles:
         if wake is None or wake.done():
             wake = self._wakes[key] = asyncio.create_task(self._wake(entry))
             wake.add_done_callback(_retrieve)
-        await asyncio.wait({wake}, timeout=timeout_s)
+        self._held[key] += 1
+        try:
+            await asyncio.wait({wake}, timeout=timeout_s)
+        finally:
+            self._held[key] -= 1
         if not wake.done():
             return False
         wake.result()
         return True
+
+    def waiting(self, entry: ModelEntry) -> int:
+        """Callers of this model who wait now: held here, or queued in Serve. The wake call is nobody's."""
+        key = (entry.app, entry.deployment)
+        handle, wake = self._handles.get(key), self._wakes.get(key)
+        queued = 0 if handle is None else _queued_in_serve(handle)
+        is_waking = wake is not None and not wake.done()
+        return self._held[key] + max(0, queued - is_waking)
+
+    def note_answer(self, entry: ModelEntry) -> None:
+        """A replica of this revision answers here."""
+        self._answered[(entry.app, entry.deployment)] = entry.revision
+
+    def note_death(self, entry: ModelEntry) -> None:
+        """The last replica did not fall asleep, it died."""
+        self._answered[(entry.app, entry.deployment)] = DIED
+
+    def may_have_slept(self, entry: ModelEntry) -> bool:
+        """Whether a model without replicas sleeps, as far as this gateway knows: it may, and it was neither
+        changed nor lost its engine since it last answered."""
+        last = self._answered.get((entry.app, entry.deployment), entry.revision)
+        return entry.sleeps and last == entry.revision
 
     def retry_after_s(self, entry: ModelEntry) -> int:
         """Seconds after which a refused caller should come back, from this model's own last start."""
@@ -109,6 +139,24 @@ def replicas_known(handle: EngineHandle) -> int | None:
     except AttributeError:
         return None
     return len(replicas)
+
+
+def _queued_in_serve(handle: EngineHandle) -> int:
+    router = getattr(getattr(handle.base, "_router", None), "_asyncio_router", None)
+    return int(getattr(getattr(router, "_metrics_manager", None), "num_queued_requests", 0))
+
+
+def drop_replica(handle: EngineHandle, replica: str) -> None:
+    """Ask this replica nothing more: its engine is dead, which Serve will find out some seconds later."""
+    router = getattr(getattr(handle.base, "_router", None), "_asyncio_router", None)
+    if router is None:
+        return
+    try:
+        active = router._active_request_router
+        for replica_id in [one for one in active.curr_replicas if one.unique_id == replica]:
+            active.on_replica_actor_died(replica_id)
+    except (AssertionError, AttributeError):  # no routing table, or another Ray: it is asked once more
+        return
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -7,6 +7,7 @@ Must import neither ray nor vllm.
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from serving.cluster.wire import Meta
@@ -26,6 +27,8 @@ class Meter:
         self._finish_reason: str | None = None
         self._queue_s: float | None = None
         self._prefill_s: float | None = None
+        self._first_token_ts = 0.0
+        self._last_token_ts = 0.0
 
     def note(self, result: Any, *, is_delta: bool) -> None:
         """Takes one engine result (vLLM's RequestOutput)."""
@@ -40,6 +43,13 @@ class Meter:
                 self._finish_reason = str(output.finish_reason)
         self._note_times(result.metrics)
 
+    def note_pooled(self, result: Any) -> None:
+        """Takes one result of a pooling model (vLLM's PoolingRequestOutput): read, never generated."""
+        key = str(result.request_id)
+        cached = result.num_cached_tokens
+        self._prompts[key] = (len(result.prompt_token_ids or ()), None if cached is None else int(cached))
+        self._outputs[(key, 0)] = 0
+
     def note_aborted(self, request_id: str, state: Any) -> None:
         """Takes the engine's own state of a request that is being aborted.
 
@@ -51,9 +61,21 @@ class Meter:
 
     def _note_times(self, stats: Any) -> None:
         # Engine core clocks, monotonic; 0.0 means not reached yet.
-        if stats is not None and stats.first_token_ts and self._queue_s is None:
+        if stats is None or not stats.first_token_ts:
+            return
+        if self._queue_s is None:
             self._queue_s = max(0.0, stats.scheduled_ts - stats.queued_ts)
             self._prefill_s = max(0.0, stats.first_token_ts - stats.scheduled_ts)
+            self._first_token_ts = stats.first_token_ts
+        # Of several prompts or choices: from the first one's first token to the last one's last.
+        if stats.last_token_ts > self._last_token_ts:
+            self._last_token_ts = stats.last_token_ts
+
+    @property
+    def _decode_s(self) -> float | None:
+        if self._queue_s is None:
+            return None
+        return max(0.0, self._last_token_ts - self._first_token_ts)
 
     def meta(self, *, status: int = 200, error_class: str | None = None) -> Meta:
         """What goes back to the gateway (see wire.py)."""
@@ -70,6 +92,7 @@ class Meter:
             "completion_tokens": completion_tokens,
             "queue_s": self._queue_s,
             "prefill_s": self._prefill_s,
+            "decode_s": self._decode_s,
             "finish_reason": self._finish_reason,
             "replica": self.replica,
             "error_class": error_class,
@@ -85,9 +108,20 @@ def metered(generate: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncI
         if meter is None:
             return results
         kind = getattr(sampling_params, "output_kind", None)
-        return _noted(results, meter, is_delta=getattr(kind, "value", kind) == DELTA)
+        return _noted(results, partial(meter.note, is_delta=getattr(kind, "value", kind) == DELTA))
 
     return generate_metered
+
+
+def metered_encode(encode: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+    """`encode`, through which embeddings and scores go, likewise."""
+
+    def encode_metered(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        results = encode(*args, **kwargs)
+        meter = current_meter.get()
+        return results if meter is None else _noted(results, meter.note_pooled)
+
+    return encode_metered
 
 
 def metered_abort(client: Any) -> Callable[..., Awaitable[None]]:
@@ -107,10 +141,10 @@ def metered_abort(client: Any) -> Callable[..., Awaitable[None]]:
     return abort_metered
 
 
-async def _noted(results: AsyncIterator[Any], meter: Meter, *, is_delta: bool) -> AsyncIterator[Any]:
+async def _noted(results: AsyncIterator[Any], note: Callable[[Any], None]) -> AsyncIterator[Any]:
     try:
         async for result in results:
-            meter.note(result, is_delta=is_delta)
+            note(result)
             yield result
     finally:
         # A consumer that goes away must reach the engine at once, not at garbage collection.

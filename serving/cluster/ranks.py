@@ -4,7 +4,6 @@ Ray cannot be told that some bundles of a group belong on one node, and by itsel
 tensor-parallel group spans nodes: here it is refused, before anything is loaded.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from serving.planner.placement_groups import (
     Shape,
     bundles_by_rank,
     placement_group,
-    split_stages,
+    split_reason,
 )
 
 RANK_ORDER = "VLLM_RAY_BUNDLE_INDICES"
@@ -47,15 +46,8 @@ def order_ranks(args: dict[str, Any]) -> dict[str, str]:
 
 def rank_order(group: PlacementGroup, nodes: Sequence[str]) -> list[int]:
     """The bundle of each rank, given the node of each bundle. Raises TensorGroupSplit."""
-    split = split_stages(group, nodes)
-    if split and not group.tp_may_span_nodes:
-        size = group.tensor_parallel_size
-        held = " + ".join(str(count) for count in Counter(nodes).values())
-        raise TensorGroupSplit(
-            f"The tensor-parallel group of {size} in stage {split[0]} would span nodes: Ray found room for"
-            f" {held} ranks on {len(set(nodes))} nodes. Free accelerators in groups of {size} per node, or"
-            " choose a smaller tensor-parallel size."
-        )
+    if reason := split_reason(group, nodes):
+        raise TensorGroupSplit(reason)
     return bundles_by_rank(nodes)
 
 

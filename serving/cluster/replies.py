@@ -9,6 +9,7 @@ from serving.cluster.openai_errors import INVALID_REQUEST, SERVER_ERROR, error_b
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Scope = MutableMapping[str, Any]
+Headers = tuple[tuple[bytes, bytes], ...]
 JSON = b"application/json"
 EVENTS = b"text/event-stream; charset=utf-8"
 
@@ -24,7 +25,7 @@ async def send_body(
     *,
     status: int = 200,
     retry_after_s: int | None = None,
-    extra: tuple[tuple[bytes, bytes], ...] = (),
+    extra: Headers = (),
 ) -> None:
     """A whole answer whose body is JSON already."""
     headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode()), *extra]
@@ -42,10 +43,13 @@ async def send_error(
     code: str | None = None,
     param: str | None = None,
     retry_after_s: int | None = None,
+    type_: str | None = None,
+    extra: Headers = (),
 ) -> None:
-    """An error in OpenAI's form; the type follows from the status."""
-    type_ = INVALID_REQUEST if status < 500 else SERVER_ERROR
-    extra = ((b"www-authenticate", b"Bearer"),) if status == 401 else ()
+    """An error in OpenAI's form; the type follows from the status where none is given."""
+    type_ = type_ or (INVALID_REQUEST if status < 500 else SERVER_ERROR)
+    if status == 401:
+        extra = (*extra, (b"www-authenticate", b"Bearer"))
     await send_body(
         send,
         error_body(message, type_=type_, code=code, param=param),
@@ -55,12 +59,13 @@ async def send_error(
     )
 
 
-async def start_events(send: Send) -> None:
+async def start_events(send: Send, extra: Headers = ()) -> None:
     """The head of an event stream; proxies on the way are asked not to collect it."""
     headers = [
         (b"content-type", EVENTS),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
+        *extra,
     ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 

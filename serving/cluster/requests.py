@@ -18,13 +18,22 @@ class BadRequest(Exception):
     """The request cannot be read; `status` and the rest go out in OpenAI's form."""
 
     def __init__(
-        self, message: str, *, param: str | None = None, status: int = 400, code: str | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        status: int = 400,
+        code: str | None = None,
+        type_: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.status = status
         self.code = code
+        self.type = type_
+        self.retry_after_s = retry_after_s
 
 
 @dataclass(frozen=True)

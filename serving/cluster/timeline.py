@@ -6,6 +6,8 @@ Durations come from a monotonic clock; `started_at` from the wall clock. Figures
 from dataclasses import dataclass, field
 from typing import Any
 
+from serving.cluster.limit_values import Limits
+from serving.cluster.replies import Headers
 from serving.cluster.wire import Meta
 
 
@@ -20,15 +22,21 @@ class Timeline:
     key_id: int = 0
     user: str | None = None
     deployment: str = ""
+    alias: str = ""
+    adapter: str = ""
     revision: int = 0
     stream: bool = False
     woke: bool = False
     handed_over: float | None = None
+    held: bool = False
     held_s: float = 0.0
     first_event: float | None = None
     last_event: float | None = None
     events: int = 0
     meta: Meta = field(default_factory=dict)
+    limits: tuple[Limits, ...] = ()
+    is_left: bool = False
+    """The caller has gone: its record is made afterwards, when the engine has told the figures."""
 
     def event(self, now: float) -> None:
         """A piece of the answer went to the caller."""
@@ -47,6 +55,8 @@ class Timeline:
             "key_id": self.key_id,
             "user": self.user,
             "deployment": self.deployment,
+            "alias": self.alias or None,
+            "adapter": self.adapter or None,
             "revision": self.revision,
             "replica": meta.get("replica") or "",
             "path": self.path,
@@ -56,8 +66,10 @@ class Timeline:
             "cached_tokens": meta.get("cached_tokens"),
             "completion_tokens": tokens,
             "gateway_s": _rounded(self._gateway_s()),
+            "held_s": _rounded(self.held_s),
             "queue_s": _rounded(meta.get("queue_s")),
             "prefill_s": _rounded(meta.get("prefill_s")),
+            "engine_decode_s": _rounded(meta.get("decode_s")),
             "ttft_s": _rounded(self._between(self.started, self.first_event)),
             "tpot_s": _rounded(decode_s / (tokens - 1)) if decode_s and tokens and tokens > 1 else None,
             "decode_s": _rounded(decode_s),
@@ -69,14 +81,52 @@ class Timeline:
             "woke": self.woke,
         }
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompt and answer together, as far as the engine has told."""
+        return (self.meta.get("prompt_tokens") or 0) + (self.meta.get("completion_tokens") or 0)
+
+    def headers(self, now: float, *, whole: bool) -> Headers:
+        """What is known now, as `x-raydeck-…`; `whole` when the answer is complete, so that the engine's own
+        figures are there. Milliseconds with three decimals."""
+        meta = self.meta
+        found: list[tuple[bytes, str | int | None]] = [
+            (b"x-raydeck-request-id", self.request_id),
+            (b"x-raydeck-gateway-ms", _ms(self._gateway_s())),
+            (b"x-raydeck-held-ms", _ms(self.held_s)),
+        ]
+        if self.revision:  # else the name is the caller's own words, which are not for a header
+            found += ((b"x-raydeck-deployment", self.deployment), (b"x-raydeck-revision", self.revision))
+        if whole:
+            found += (
+                (b"x-raydeck-replica", meta.get("replica")),
+                (b"x-raydeck-queue-ms", _ms(meta.get("queue_s"))),
+                (b"x-raydeck-prefill-ms", _ms(meta.get("prefill_s"))),
+                (b"x-raydeck-decode-ms", _ms(meta.get("decode_s"))),
+                (b"x-raydeck-cached-tokens", meta.get("cached_tokens")),
+                (b"x-raydeck-total-ms", _ms(now - self.started)),
+            )
+        else:
+            found.append((b"x-raydeck-first-token-ms", _ms(now - self.started)))
+        return tuple((name, str(value).encode()) for name, value in found if value not in (None, ""))
+
     def _gateway_s(self) -> float | None:
-        """Time spent in the gateway before the engine was asked, without waiting for a replica."""
+        """Time spent in the gateway before the engine was asked, without waiting for a replica.
+
+        None for who waited for one that was replaced: readers take it for part of an ordinary first token.
+        """
+        if self.held and not self.woke:
+            return None
         handed = self._between(self.started, self.handed_over)
         return None if handed is None else max(0.0, handed - self.held_s)
 
     @staticmethod
     def _between(first: float | None, last: float | None) -> float | None:
         return None if first is None or last is None else last - first
+
+
+def _ms(value: float | None) -> str | None:
+    return None if value is None else f"{value * 1000:.3f}"
 
 
 def _rounded(value: float | None) -> float | None:

@@ -3,7 +3,7 @@
 A unary answer is one frame: 4 bytes length, that many bytes of JSON (`Meta`), then the HTTP body.
 A stream is a sequence of items told apart by their first byte: `d` begins an SSE event (`data: …`), passed on
 untouched; 0x00 begins the closing `Meta`; 0x01 begins a refusal, a unary frame instead of a stream.
-`Meta` keys: status (HTTP), prompt_tokens, cached_tokens, completion_tokens, queue_s, prefill_s,
+`Meta` keys: status (HTTP), prompt_tokens, cached_tokens, completion_tokens, queue_s, prefill_s, decode_s,
 finish_reason, replica, error_class; figures the engine did not give are null.
 """
 
@@ -16,6 +16,8 @@ REFUSAL = 0x01
 DONE = b"data: [DONE]\n\n"
 """The event that ends a stream. The closing Meta comes before it, so that a caller who hangs up on seeing
 it has been accounted for."""
+ENGINE_DIED = "engine_died"
+"""error_class of an answer that the engine could not give since its process is gone."""
 _LENGTH = struct.Struct(">I")
 
 Meta = dict[str, Any]

@@ -31,6 +31,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "max_num_batched_tokens": (1, 1 << 26),
     "kv_cache_memory_bytes": (1, 1 << 50),
     "block_size": (1, 4096),
+    "num_gpu_blocks_override": (1, 1 << 31),
     "concurrency": (1, 1 << 20),
     "prompt_tokens": (1, 1 << 31),
     "output_tokens": (1, 1 << 31),
@@ -102,6 +103,9 @@ def check_request(request: PlanRequest) -> None:
         raise BadPlanInput(
             "gpu_memory_utilization must be above 0 and at most 1.", field="gpu_memory_utilization"
         )
+    offload = request.cpu_offload_gib
+    if not (isinstance(offload, (int, float)) and math.isfinite(offload) and 0 <= offload <= 1 << 20):
+        raise BadPlanInput("cpu_offload_gb must be a number of GiB, 0 or more.", field="cpu_offload_gb")
     _check_word("dtype", request.dtype, (*DTYPES, "half", "float"))
     _check_word("kv_cache_dtype", request.kv_cache_dtype, KV_CACHE_DTYPES)
     _check_word("regime", request.regime, ("v1", "v2"))

@@ -12,9 +12,12 @@ from math import ceil
 from serving.planner.activation import activation_band, graphs_band, runtime_band
 from serving.planner.architecture import Architecture
 from serving.planner.kv_cache import Geometry
-from serving.planner.request import PlanRequest
+from serving.planner.request import GIB, PlanRequest
 from serving.planner.result import ByteRange, CacheGroup, Memory, StageMemory
 from serving.planner.weights import StageWeights
+
+NOT_OFFLOADED = frozenset({"embedding", "head", "norms", "rotary_tables", "vision_tower"})
+"""Parts of a stage that are not in its layers."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Rooms:
 
     most: tuple[int, ...]
     least: tuple[int, ...]
+    is_given: bool = False
+    """The cache's size was asked for: nothing says yet whether the memory has room for it."""
 
     @property
     def expected(self) -> tuple[int, ...]:
@@ -38,11 +43,21 @@ class Parts:
     activation: tuple[ByteRange, ...]
     graphs: ByteRange
     runtime: ByteRange
+    offload_bytes: int = 0
+
+    def weights(self, stage: int) -> int:
+        """Weights in the accelerator: what may be offloaded of the layers is in the node's memory."""
+        return self.stages[stage].total_bytes - self.offloaded(stage)
+
+    def offloaded(self, stage: int) -> int:
+        """Weights in the node's memory. Only what is in the layers is offloaded."""
+        layers = sum(size for part, size in self.stages[stage].parts.items() if part not in NOT_OFFLOADED)
+        return min(self.offload_bytes, layers)
 
     def used(self, stage: int, *, upper: bool) -> int:
         """Everything but the cache on one stage."""
         bands = (self.activation[stage], self.graphs, self.runtime)
-        return self.stages[stage].total_bytes + sum(band.high if upper else band.low for band in bands)
+        return self.weights(stage) + sum(band.high if upper else band.low for band in bands)
 
 
 def parts_of(request: PlanRequest, architecture: Architecture, stages: tuple[StageWeights, ...]) -> Parts:
@@ -58,6 +73,7 @@ def parts_of(request: PlanRequest, architecture: Architecture, stages: tuple[Sta
         ),
         graphs_band(request, architecture),
         runtime_band(request, architecture),
+        int(request.cpu_offload_gib * GIB) if request.accelerator is not None else 0,
     )
 
 
@@ -82,12 +98,16 @@ def requested_bytes(request: PlanRequest) -> int | None:
     return None if usable is None else ceil(usable * request.gpu_memory_utilization)
 
 
-def rooms_of(request: PlanRequest, parts: Parts) -> Rooms | None:
-    """Room for the cache; with --kv-cache-memory-bytes exactly that. None where nothing says how much."""
+def rooms_of(request: PlanRequest, parts: Parts, block_bytes: tuple[int, ...] = ()) -> Rooms | None:
+    """Room for the cache; with --kv-cache-memory-bytes or a number of blocks exactly that. None where
+    nothing says how much. `block_bytes`: bytes of a block on every stage, empty where nothing is kept."""
     count = len(parts.stages)
+    if request.num_gpu_blocks_override is not None and block_bytes:
+        asked = tuple(request.num_gpu_blocks_override * each for each in block_bytes)
+        return Rooms(asked, asked, is_given=True)
     if request.kv_cache_memory_bytes is not None:
         asked = (request.kv_cache_memory_bytes,) * count
-        return Rooms(asked, asked)
+        return Rooms(asked, asked, is_given=True)
     requested = requested_bytes(request)
     if requested is None:
         return None
@@ -111,7 +131,7 @@ def memory_of(
             StageMemory(
                 stage.first_layer,
                 stage.layers,
-                stage.total_bytes,
+                parts.weights(index),
                 stage.parts,
                 kv_bytes[index],
                 parts.activation[index],

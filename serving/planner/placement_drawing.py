@@ -1,7 +1,8 @@
 """Where one replica's ranks would lie, as accelerators in nodes, for pages to draw. Pure.
 
 The choice of nodes is the one that serving/planner/placement_groups.py predicts for Ray; here it only gets
-cells. A drawing on nodes the cluster does not have is of usual nodes of that accelerator and says so.
+cells. A drawing on nodes the cluster does not have is of usual nodes of that accelerator and says so; one
+that would split a tensor-parallel group says that too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from serving.planner.placement_groups import PlacementGroup, assign, bundles_by_rank, node_resources
+from serving.planner.placement_groups import (
+    PlacementGroup,
+    assign,
+    bundles_by_rank,
+    resources_of,
+    split_reason,
+)
 
 CELLS_AT_MOST = 16
 """Of a larger node only so many accelerators are drawn."""
@@ -26,6 +33,8 @@ class Room:
     name: str
     total: int
     free: int
+    cpus: float | None = None
+    """Free CPU cores beside the accelerators; None: enough."""
 
 
 @dataclass(frozen=True)
@@ -59,36 +68,39 @@ class Drawing:
     is_real: bool
     waits: bool = False
     """Drawn on the empty cluster: there is no room now."""
+    split: str = ""
+    """Why the replica would refuse to start as drawn: a tensor-parallel group lies on several nodes."""
 
 
 def draw(group: PlacementGroup, rooms: Iterable[Room], *, usual_per_node: int) -> Drawing:
     """The replica on free accelerators; else on the nodes as if they were empty; else on usual nodes."""
     known = [room for room in rooms if room.total]
-    if (chosen := _assigned(group, known)) is not None:
+    if chosen := _whole(group, known):
         return Drawing(_filled(group, known, chosen), is_real=True)
     emptied = [Room(room.node_id, room.name, room.total, room.total) for room in known]
-    if (chosen := _assigned(group, emptied)) is not None:
+    if chosen := _whole(group, emptied):
         return Drawing(_filled(group, emptied, chosen), is_real=True, waits=True)
     per_node = usual_per_node if group.tp_may_span_nodes else max(usual_per_node, group.tensor_parallel_size)
     if group.strategy == "STRICT_PACK":
         per_node = max(per_node, len(group.bundles))
-    count = -(-len(group.bundles) // max(1, per_node // group.tensor_parallel_size)) if per_node else 1
-    usual = [Room(f"{index:03}", f"node {index + 1}", per_node, per_node) for index in range(count)]
-    chosen = _assigned(group, usual)
-    assert chosen is not None  # there is room for every bundle
-    return Drawing(_filled(group, usual, chosen), is_real=False)
+    usual = [
+        Room(f"{index:03}", f"node {index + 1}", per_node, per_node) for index in range(len(group.bundles))
+    ]
+    nodes = _assigned(group, usual)
+    assert nodes is not None  # there is room for every bundle
+    return Drawing(_filled(group, usual, nodes), is_real=False, split=split_reason(group, nodes))
+
+
+def _whole(group: PlacementGroup, rooms: list[Room]) -> list[str] | None:
+    """Node id of each bundle where every group stays whole; else None."""
+    nodes = _assigned(group, rooms)
+    return None if nodes is None or split_reason(group, nodes) else nodes
 
 
 def _assigned(group: PlacementGroup, rooms: list[Room]) -> list[str] | None:
-    """Node id of each bundle, where Ray would put it. GPU nodes are taken to have a CPU for the replica."""
-    kind = group.accelerator_type
-    free = {
-        room.node_id: node_resources(cpus=room.free, accelerators={})
-        if kind is None
-        else node_resources(cpus=len(group.bundles), accelerators={kind: room.free})
-        for room in rooms
-    }
-    return assign(group, free)
+    """Node id of each bundle, where Ray would put it."""
+    cpus = {room.node_id: room.cpus for room in rooms if room.cpus is not None}
+    return assign(group, resources_of(group, {room.node_id: room.free for room in rooms}, cpus))
 
 
 def _filled(group: PlacementGroup, rooms: list[Room], nodes: list[str]) -> tuple[DrawnNode, ...]:

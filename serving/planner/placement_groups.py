@@ -7,6 +7,7 @@ why the bundles are as they are. Must not import ray.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -152,6 +153,20 @@ def split_stages(group: PlacementGroup, nodes: Sequence[str]) -> list[int]:
     ]
 
 
+def split_reason(group: PlacementGroup, nodes: Sequence[str]) -> str:
+    """Why a replica placed so refuses to start, or "": a tensor-parallel group of it would span nodes."""
+    split = [] if group.tp_may_span_nodes else split_stages(group, nodes)
+    if not split:
+        return ""
+    size = group.tensor_parallel_size
+    held = " + ".join(str(count) for count in Counter(nodes).values())
+    return (
+        f"The tensor-parallel group of {size} in stage {split[0]} would span nodes: Ray found room for"
+        f" {held} ranks on {len(set(nodes))} nodes. Free accelerators in groups of {size} per node, or"
+        " choose a smaller tensor-parallel size."
+    )
+
+
 def type_resource(accelerator_type: str) -> str:
     """Ray's name for "this node has accelerators of that type"."""
     return f"accelerator_type:{accelerator_type}"
@@ -161,6 +176,19 @@ def node_resources(*, cpus: float, accelerators: Mapping[str, float]) -> dict[st
     """A node's free resources in Ray's names from free CPUs and free accelerators by type."""
     resources = {CPU: float(cpus), GPU: float(sum(accelerators.values()))}
     return {**resources, **{type_resource(kind): 1.0 for kind in accelerators}}
+
+
+def resources_of(
+    group: PlacementGroup, counts: Mapping[str, int], cpus: Mapping[str, float]
+) -> dict[str, NodeResources]:
+    """Nodes in Ray's names from free accelerators (on CPU: cores); unnamed in `cpus`: cores enough."""
+    kind = group.accelerator_type
+    if kind is None:
+        return {node: node_resources(cpus=count, accelerators={}) for node, count in counts.items()}
+    return {
+        node: node_resources(cpus=cpus.get(node, float(len(group.bundles))), accelerators={kind: count})
+        for node, count in counts.items()
+    }
 
 
 def _best_node(needed: NodeResources, free: Mapping[str, NodeResources]) -> str | None:

@@ -12,6 +12,7 @@ from serving.planner.activation import defaults_for_card
 from serving.planner.architecture import Architecture
 from serving.planner.architecture_fields import Fields
 from serving.planner.architecture_reading import read_architecture
+from serving.planner.engine_arguments import less_sure
 from serving.planner.latency import predict
 from serving.planner.money import price
 from serving.planner.plan_accounting import Account, account_of
@@ -77,9 +78,11 @@ def _judged(
     lever = ""
     if verdict in ("tight", "does_not_fit") and is_cuda(request.accelerator):
         lever = best_lever(request, architecture, quantization, verdict)
-    verdict, reasons = beyond_cuda(request, verdict, reasons)
     memory = account.memory
+    # By what is counted: that something else may save memory makes no times known.
     no_times = no_times_because(request, architecture, memory, verdict)
+    verdict, reasons = less_sure(verdict, reasons, request.uncounted)
+    verdict, reasons = beyond_cuda(request, verdict, reasons)
     latency = predict(request, architecture, memory) if memory and not no_times else None
     return Plan(
         verdict=verdict,

@@ -81,7 +81,7 @@ def account_of(
         sum(spec.bytes_per_token for layer in specs[first : first + count] for spec in layer)
         for first, count in stages
     ]
-    rooms = rooms_of(request, parts)
+    rooms = rooms_of(request, parts, geometry.bytes_per_block)
     memory = None
     if rooms is not None and with_memory:
         memory = memory_of(request, parts, rooms, geometry, kv_bytes, exact=True)
@@ -150,9 +150,9 @@ def request_shape(request: PlanRequest, architecture: Architecture) -> RequestSh
 def spare_bytes(request: PlanRequest, account: Account, *, upper: bool) -> int | None:
     """With a fixed cache size: memory left over on the fullest stage, negative where it does not fit."""
     usable = usable_bytes(request)
-    if request.kv_cache_memory_bytes is None or usable is None or account.parts is None:
+    rooms, parts = account.rooms, account.parts
+    if rooms is None or not rooms.is_given or usable is None or parts is None:
         return None
     return min(
-        usable - account.parts.used(stage, upper=upper) - request.kv_cache_memory_bytes
-        for stage in range(len(account.parts.stages))
+        usable - parts.used(stage, upper=upper) - rooms.least[stage] for stage in range(len(parts.stages))
     )

@@ -53,7 +53,7 @@ def best_lever(
 def _is_hopeless(changed: PlanRequest, request: PlanRequest, known: Weights) -> bool:
     """Whether an even share of the weights is too much already: dividing further never makes them fewer."""
     usable = requested_bytes(changed)
-    if usable is None or known.problems:
+    if usable is None or known.problems or request.cpu_offload_gib:
         return False
     before = request.tensor_parallel_size
     share = changed.tensor_parallel_size * changed.pipeline_parallel_size

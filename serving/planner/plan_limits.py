@@ -55,6 +55,9 @@ def no_times_because(
         return ON_CPU
     if not is_cuda(card) and not _has_same_runner(card):
         return f"Times were fitted to NVIDIA's accelerators; nothing is known of {card.name}."
+    if request.cpu_offload_gib:
+        # Weights fetched over the bus in every step are nothing that the roofline was fitted to.
+        return "Times with weights in the node's memory (cpu_offload_gb) are not predicted."
     if memory is None:
         return "Nothing says how much memory there is."
     return unknown_because(request, architecture, memory)

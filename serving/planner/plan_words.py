@@ -70,7 +70,7 @@ def _missing(request: PlanRequest, account: Account) -> str:
     is_exact = rooms.most == rooms.least
     worst = min(range(len(rooms.most)), key=lambda stage: rooms.most[stage])
     room = rooms.most[worst]
-    weights = account.parts.stages[worst].total_bytes
+    weights = account.parts.weights(worst)
     if room <= 0:
         at = "" if is_exact else f", even at the lower estimate of {ESTIMATED}"
         return (
@@ -152,6 +152,8 @@ def arithmetic(request: PlanRequest, account: Account) -> tuple[str, ...]:
             for part, size in sorted(stage.parts.items(), key=lambda item: -item[1])
         )
         lines.append(f"− weights{named} {gib(stage.total_bytes)} ({stage.layers} layers: {parts})")
+        if offloaded := account.parts.offloaded(index):
+            lines.append(f"+ of these in the node's memory {gib(offloaded)}")
     bands = ByteRange(
         min(band.low for band in account.parts.activation),
         max(band.high for band in account.parts.activation),

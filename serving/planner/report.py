@@ -6,7 +6,7 @@ from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
-from serving.planner.result import Latency, Memory, Plan, Range
+from serving.planner.result import ByteRange, CacheGroup, Latency, Memory, Plan, Range, StageMemory
 
 SIGNIFICANT_DIGITS = 6
 
@@ -35,6 +35,40 @@ def flat(plan: Plan) -> dict[str, Any]:
 def stored(plan: Plan) -> dict[str, Any]:
     """The whole plan in JSON types, money as text: what a revision keeps and a page shows."""
     return dict(_plain(asdict(plan)))
+
+
+def read_stored(kept: dict[str, Any] | None) -> Plan | None:
+    """The plan that `stored` gave, without its times and prices, which age; None where it cannot be read
+    any more (an older version's)."""
+    if not kept:
+        return None
+    try:
+        memory = kept.get("memory")
+        return Plan(
+            verdict=kept["verdict"],
+            reasons=tuple(kept["reasons"]),
+            lever=kept["lever"],
+            refused_field=kept["refused_field"],
+            memory=None if memory is None else _read_memory(memory),
+            arithmetic=tuple(kept["arithmetic"]),
+            architecture=kept["architecture"],
+            architecture_is_known=kept["architecture_is_known"],
+            settings=dict(kept["settings"]),
+        )
+    except (KeyError, TypeError, AttributeError):
+        return None
+
+
+def _read_memory(kept: dict[str, Any]) -> Memory:
+    bands = ("activation", "cuda_graphs", "runtime", "kv_cache_range")
+    return Memory(
+        **{
+            **kept,
+            **{name: ByteRange(**kept[name]) for name in bands},
+            "stages": tuple(StageMemory(**stage) for stage in kept["stages"]),
+            "groups": tuple(CacheGroup(**group) for group in kept["groups"]),
+        }
+    )
 
 
 def _memory(memory: Memory | None) -> dict[str, Any]:

@@ -93,6 +93,10 @@ class PlanRequest:
     gpu_memory_utilization: float = 0.92
     kv_cache_memory_bytes: int | None = None
     block_size: int | None = None
+    num_gpu_blocks_override: int | None = None
+    """Blocks of the KV cache, whatever memory there is for it."""
+    cpu_offload_gib: float = 0
+    """GiB of weights per rank that stay in the node's memory (vLLM's cpu_offload_gb)."""
     enable_prefix_caching: bool = True
     enforce_eager: bool = False
     enable_expert_parallel: bool = False
@@ -104,3 +108,5 @@ class PlanRequest:
     nodes_per_replica: int | None = None
     """Nodes one replica spreads over; None: as few as the accelerator's usual node allows."""
     usd_per_accelerator_hour: Decimal | None = None
+    uncounted: tuple[str, ...] = ()
+    """Engine arguments that may matter and are not planned: the verdict is then at most "tight"."""

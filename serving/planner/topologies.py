@@ -1,16 +1,26 @@
 """Every way to split a model over accelerators, ranked: verdict, speed, money, and why not. Pure.
 
 A tensor-parallel group stays on one node unless it is asked to span them; pipeline stages may lie on
-different nodes. Data-parallel replicas are the capacity policy's business, not a topology's.
+different nodes. On CPU all ranks share one node. Data-parallel replicas are the capacity policy's business,
+not a topology's. Where ranks find room is what serving/planner/placement_groups.py predicts of Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
 
+from serving.planner.placement_groups import (
+    PlacementGroup,
+    Shape,
+    assign,
+    placement_group,
+    resources_of,
+    split_reason,
+    split_stages,
+)
 from serving.planner.plan import make_plan
 from serving.planner.request import PlanRequest
 from serving.planner.result import Plan
@@ -20,6 +30,10 @@ MOST_STAGES = 8
 USUAL_ERROR = 0.1
 """Median error of a time per output token on models left out of the fit (serving/data/latency_fit.json)."""
 MOSTLY = 2 / 3
+MOST_EVERY_SIZE = 16
+"""Up to here every tensor-parallel size is tried, beyond it powers of two: a plan costs milliseconds."""
+SPANNING_FACTORS = (2, 4, 8)
+USUAL_CPU_CORES = 8
 VERDICT_ORDER = {"fits": 0, "tight": 1, "unknown": 2, "does_not_fit": 3, "refused": 4}
 
 Mark = Literal["best_latency", "best_cost", "smallest"]
@@ -33,6 +47,8 @@ class ClusterView:
 
     total_by_node: Mapping[str, int] = field(default_factory=dict)
     free_by_node: Mapping[str, int] = field(default_factory=dict)
+    cpus_by_node: Mapping[str, float] = field(default_factory=dict)
+    """Free CPU cores beside accelerators; a node that is not named has enough."""
     seen: bool = True
     """False when the cluster was never seen, so that nothing can be said of it."""
 
@@ -72,39 +88,75 @@ class Topology:
         return not self.impossible
 
 
+Corrected = Callable[[Plan, PlanRequest], Plan]
+"""What a caller knows better of a plan's times, from measurements of that topology."""
+
+
 def topologies(
     request: PlanRequest,
     cluster: ClusterView,
     *,
     tp_may_span_nodes: bool = False,
     most_accelerators: int = 16,
+    corrected: Corrected | None = None,
 ) -> list[Topology]:
     """All pairs up to `most_accelerators` per replica, the possible ones ranked first, then the impossible
-    ones with their reason. `request` gives everything but the two sizes."""
-    per_node = _per_node(request, cluster)
-    if request.accelerator is not None:
-        # Levers that name a topology follow the nodes that are there, too.
-        node = replace(request.accelerator, accelerators_per_node=per_node)
-        request = replace(request, accelerator=node)
+    ones with their reason. `request` gives everything but the two sizes.
+
+    Sizes go up to the largest node there is or the accelerator's usual one, whichever has more: what the
+    cluster cannot hold is planned all the same and `now` says so.
+    """
+    span = tp_may_span_nodes and request.accelerator is not None
+    most = min(most_accelerators, MOST_ACCELERATORS)
+    rooms = _Rooms(cluster, _usual(request), span)
     found: list[Topology] = []
-    for tensor in range(1, (most_accelerators if tp_may_span_nodes else per_node) + 1):
-        for pipeline in range(1, MOST_STAGES + 1):
-            if tensor * pipeline > min(most_accelerators, MOST_ACCELERATORS):
-                break
-            topology = _one(request, cluster, tensor, pipeline, per_node)
+    for tensor in _tensor_sizes(rooms, most):
+        for pipeline in range(1, min(MOST_STAGES, most // tensor) + 1):
+            topology = _one(request, rooms, tensor, pipeline, corrected)
             found.append(topology)
             if topology.plan.verdict == "refused" and topology.plan.refused_field != "pipeline_parallel_size":
                 break  # more stages change nothing about it
-    if not tp_may_span_nodes:
-        found += _across_nodes(request, per_node, most_accelerators)
+    if not span and request.accelerator is not None:
+        found += _across_nodes(request, rooms.per_node, most)
     return _ranked(found)
+
+
+@dataclass(frozen=True)
+class _Rooms:
+    """The nodes that sizes are tried on: the cluster's, and usual ones of this kind."""
+
+    cluster: ClusterView
+    usual: int
+    may_span: bool
+
+    @property
+    def per_node(self) -> int:
+        """Accelerators (or cores) that a tensor-parallel group may have on one node, at most."""
+        return max(1, self.cluster.largest_node, self.usual)
+
+    @property
+    def whole(self) -> int:
+        """The same where groups may span nodes: what is more spans the nodes there are."""
+        return max(1, self.cluster.largest_node or self.usual) if self.may_span else self.per_node
+
+
+def _usual(request: PlanRequest) -> int:
+    return request.accelerator.accelerators_per_node if request.accelerator else USUAL_CPU_CORES
+
+
+def _tensor_sizes(rooms: _Rooms, most: int) -> list[int]:
+    sizes = set(range(1, min(rooms.per_node, MOST_EVERY_SIZE, most) + 1))
+    sizes |= {size for size in (32, 64) if size <= min(rooms.per_node, most)}
+    if rooms.may_span:
+        sizes |= {rooms.whole * factor for factor in SPANNING_FACTORS if rooms.whole * factor <= most}
+    return sorted(sizes)
 
 
 def _across_nodes(request: PlanRequest, per_node: int, most_accelerators: int) -> list[Topology]:
     """Tensor-parallel sizes that only several nodes hold: possible, but nobody asked for the network."""
     fabric = request.accelerator.inter_node_bytes_per_s if request.accelerator else None
     speed = f" of about {fabric / 1e9:,.0f} GB/s" if fabric else ""
-    sizes = [per_node * factor for factor in (2, 4, 8) if per_node * factor <= most_accelerators]
+    sizes = [per_node * factor for factor in SPANNING_FACTORS if per_node * factor <= most_accelerators]
     return [
         Topology(
             tensor_parallel_size=size,
@@ -124,16 +176,20 @@ def _across_nodes(request: PlanRequest, per_node: int, most_accelerators: int) -
     ]
 
 
-def _one(request: PlanRequest, cluster: ClusterView, tensor: int, pipeline: int, per_node: int) -> Topology:
-    spans = tensor > per_node
-    nodes_per_stage = -(-tensor // per_node)
-    nodes = nodes_per_stage * pipeline if spans else -(-pipeline // max(1, per_node // tensor))
-    plan = make_plan(
-        replace(
-            request, tensor_parallel_size=tensor, pipeline_parallel_size=pipeline, nodes_per_replica=nodes
-        )
+def _one(
+    request: PlanRequest, rooms: _Rooms, tensor: int, pipeline: int, corrected: Corrected | None
+) -> Topology:
+    spans = rooms.may_span and tensor > rooms.whole
+    kind = request.accelerator.name if request.accelerator else None
+    group = placement_group(Shape(kind, tensor, pipeline), tp_may_span_nodes=rooms.may_span)
+    nodes = nodes_taken(group, rooms.cluster.total_by_node, usual_per_node=rooms.usual)
+    asked = replace(
+        request, tensor_parallel_size=tensor, pipeline_parallel_size=pipeline, nodes_per_replica=nodes
     )
-    now, reason = _placed_now(cluster, tensor, pipeline, spans=spans)
+    plan = make_plan(asked)
+    if corrected is not None:
+        plan = corrected(plan, asked)
+    now, reason, split_now = _placed_now(rooms.cluster, group)
     return Topology(
         tensor_parallel_size=tensor,
         pipeline_parallel_size=pipeline,
@@ -142,14 +198,44 @@ def _one(request: PlanRequest, cluster: ClusterView, tensor: int, pipeline: int,
         spans_nodes=spans,
         now=now,
         now_reason=reason,
-        impossible=_why_not(plan),
-        warning=(
-            f"Tensor parallel over {nodes_per_stage} nodes: every layer waits twice for the network between "
-            "them. Pipeline stages over nodes, tensor parallel inside one, is nearly always faster."
-            if spans
-            else ""
-        ),
+        impossible=_why_not(plan) or (_never_whole(group, rooms) if now in ("never", "unknown") else ""),
+        warning=span_warning(-(-tensor // rooms.whole)) if spans else SPLIT_NOW if split_now else "",
     )
+
+
+def nodes_taken(group: PlacementGroup, total_by_node: Mapping[str, int], *, usual_per_node: int) -> int:
+    """Nodes that one replica takes: of those there are, where they can hold it when empty; else as few usual
+    ones (or as large as the largest there is) as it needs. One on CPU."""
+    if group.accelerator_type is None:
+        return 1
+    placed = assign(group, resources_of(group, total_by_node, {}))
+    if placed is not None and not split_reason(group, placed):
+        return len(set(placed))
+    tensor, count = group.tensor_parallel_size, len(group.bundles)
+    per_node = max(1, usual_per_node, *total_by_node.values())
+    if tensor > per_node:
+        return -(-count // per_node)
+    return -(-(count // tensor) // (per_node // tensor))
+
+
+SPLIT_NOW = "With what is free now a group would lie on several nodes and talk over the network."
+
+
+def span_warning(nodes: int) -> str:
+    """What a tensor-parallel group over several nodes costs."""
+    return (
+        f"Tensor parallel over {nodes} nodes: every layer waits twice for the network between "
+        "them. Pipeline stages over nodes, tensor parallel inside one, is nearly always faster."
+    )
+
+
+def _never_whole(group: PlacementGroup, rooms: _Rooms) -> str:
+    """Why usual nodes, as many as needed, cannot hold the groups whole either; "" where they can."""
+    if group.accelerator_type is None:
+        return ""
+    usual = {f"{index:03}": rooms.per_node for index in range(len(group.bundles))}
+    nodes = assign(group, resources_of(group, usual, {}))
+    return "" if nodes is None else split_reason(group, nodes)
 
 
 def _why_not(plan: Plan) -> str:
@@ -158,31 +244,36 @@ def _why_not(plan: Plan) -> str:
     return plan.reasons[0] if plan.reasons else plan.verdict
 
 
-def _per_node(request: PlanRequest, cluster: ClusterView) -> int:
-    usual = request.accelerator.accelerators_per_node if request.accelerator else 0
-    return max(1, cluster.largest_node or usual)
-
-
-def _placed_now(cluster: ClusterView, tensor: int, pipeline: int, *, spans: bool) -> tuple[Now, str]:
+def _placed_now(cluster: ClusterView, group: PlacementGroup) -> tuple[Now, str, bool]:
+    """(whether there is room, why, whether a group that may span nodes would)."""
     if not cluster.seen:
-        return "unknown", "The cluster has not been seen yet."
+        return "unknown", "The cluster has not been seen yet.", False
     if not cluster.total_by_node:
-        return "never", "The cluster has none of these."
-    if _holds(cluster.free_by_node.values(), tensor, pipeline, spans=spans):
-        return "free", "Free now."
+        return "never", "The cluster has none of these.", False
+    nodes = assign(group, resources_of(group, cluster.free_by_node, cluster.cpus_by_node))
+    split = split_reason(group, nodes) if nodes else ""
+    if nodes is not None and not split:
+        return "free", "Free now.", bool(split_stages(group, nodes))
+    emptied = assign(group, resources_of(group, cluster.total_by_node, {}))
+    if emptied is None:
+        return "never", _too_large(cluster, group), False
+    if reason := split_reason(group, emptied):
+        return "never", reason, False
     free, total = sum(cluster.free_by_node.values()), sum(cluster.total_by_node.values())
-    if _holds(cluster.total_by_node.values(), tensor, pipeline, spans=spans):
-        return "waits", f"{free} of {total} are free; the others are claimed by deployments."
-    if tensor > cluster.largest_node and not spans:
-        return "never", f"The largest node has {cluster.largest_node}."
-    return "never", f"The cluster has {total}, at most {cluster.largest_node} on one node."
+    return (
+        "waits",
+        split or f"{free} of {total} are free; the others are claimed by deployments.",
+        False,
+    )
 
 
-def _holds(by_node: Iterable[int], tensor: int, pipeline: int, *, spans: bool) -> bool:
-    """Whether `pipeline` groups of `tensor` find room, each group on one node unless it spans them."""
-    if spans:
-        return sum(by_node) >= tensor * pipeline
-    return sum(count // tensor for count in by_node) >= pipeline
+def _too_large(cluster: ClusterView, group: PlacementGroup) -> str:
+    total, largest = sum(cluster.total_by_node.values()), cluster.largest_node
+    if group.accelerator_type is None:
+        return f"All ranks of a replica share one node on CPU; the largest has {largest} cores."
+    if group.strategy == "STRICT_PACK" or group.tensor_parallel_size > largest:
+        return f"The largest node has {largest}."
+    return f"The cluster has {total}, at most {largest} on one node."
 
 
 def _ranked(found: list[Topology]) -> list[Topology]:
@@ -200,11 +291,13 @@ def _ranked(found: list[Topology]) -> list[Topology]:
 
 
 def _order(one: Topology) -> tuple[object, ...]:
-    """What surely fits first, then what is not unwise, then the cheapest per token, then the smallest."""
+    """What surely fits first, then what is not unwise, then what the cluster can hold at all, then the
+    cheapest per token, then the smallest."""
     cost = _cost(one)
     return (
         VERDICT_ORDER[one.plan.verdict],
         one.spans_nodes,
+        one.now == "never",
         cost is None,
         cost or Decimal(0),
         one.accelerators,
@@ -213,10 +306,12 @@ def _order(one: Topology) -> tuple[object, ...]:
 
 
 def _marks(possible: list[Topology]) -> dict[tuple[int, int], dict[Mark, str]]:
-    """Distinctions among those that surely fit; among the tight ones where nothing fits."""
+    """Distinctions among those that surely fit; among the tight ones where nothing fits. What the cluster
+    can never hold counts only where that holds of all of them."""
     sure = [one for one in possible if one.plan.verdict == "fits"] or [
         one for one in possible if one.plan.verdict == "tight"
     ]
+    sure = [one for one in sure if one.now != "never"] or sure
     marks: dict[tuple[int, int], dict[Mark, str]] = {}
     smallest = min(sure, key=lambda one: (one.accelerators, one.pipeline_parallel_size), default=None)
     if smallest is not None:

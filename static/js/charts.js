@@ -100,6 +100,7 @@ function transparent(colour, share) {
 const ROLES = {
   p50: { width: 1.25, line: 0.75, surface: 0 },
   p95: { width: 1.75, line: 1, surface: 0.12 },
+  p99: { width: 1, line: 0.7, surface: 0, dash: 'dot' },
   line: { width: 1.5, line: 1, surface: 0 },
   area: { width: 1.5, line: 1, surface: 0.14 },
   stack: { width: 1, line: 1, surface: 0.55 },
@@ -131,14 +132,14 @@ function tracesOf(figure, topic) {
 }
 
 function lineOf(trace, { x, y, values, paint, role }) {
-  const { width, line, shape } = ROLES[role];
+  const { width, line, shape, dash } = ROLES[role];
   const drawn = {
     ...trace,
     x,
     y,
     customdata: values,
     hovertemplate: trace.hovertemplate.replace('%{y', '%{customdata'),
-    line: { color: transparent(paint, line), width, shape },
+    line: { color: transparent(paint, line), width, shape, dash },
   };
   // A value between two gaps has no line to be seen on, so it gets a dot.
   const alone = y.map((value, i) => value !== null && missing(y[i - 1]) && missing(y[i + 1]));
@@ -181,7 +182,23 @@ function addPolygon(outline, { x, y, floor, begin, end, isStep }) {
   outline.y.push(null);
 }
 
-function layoutOf(figure, topic) {
+// The objective's threshold: a dashed line with its value at the right, always inside the axis.
+function sloOf({ slo, sloLabel }) {
+  if (!slo) return {};
+  const paint = css('--slo');
+  return {
+    shapes: [{
+      type: 'line', xref: 'paper', x0: 0, x1: 1, y0: Number(slo), y1: Number(slo),
+      line: { color: paint, width: 1.25, dash: 'dash' },
+    }],
+    annotations: [{
+      xref: 'paper', x: 1, xanchor: 'right', y: Number(slo), yanchor: 'bottom', text: sloLabel,
+      showarrow: false, font: { size: 11, color: paint },
+    }],
+  };
+}
+
+function layoutOf(figure, topic, data) {
   const axis = {
     gridcolor: css('--grid'), zeroline: false, linecolor: css('--border-2'), tickcolor: css('--border-2'),
     tickfont: { size: 11, color: css('--text-3') }, fixedrange: true, automargin: false,
@@ -202,7 +219,11 @@ function layoutOf(figure, topic) {
       ...axis, type: 'date', range, showgrid: false, ticks: 'outside', ticklen: 4, nticks: 5,
       tickformat: store?.window_s > 86400 ? '%-d %b' : '%H:%M', hoverformat: '%H:%M:%S',
     },
-    yaxis: { ...axis, nticks: 4, ticks: '', ...figure.layout.yaxis },
+    yaxis: {
+      ...axis, nticks: 4, ticks: '', ...figure.layout.yaxis,
+      ...(data.slo ? { autorangeoptions: { include: Number(data.slo) * 1.15 } } : {}),
+    },
+    ...sloOf(data),
     datarevision: Date.now(),
   };
 }
@@ -212,7 +233,7 @@ function draw(chart) {
   const hasValues = data.some((trace) => trace.y.some((value) => value !== null));
   chart.element.parentElement.querySelector('[data-empty]').hidden = hasValues;
   chart.element.classList.toggle('ch-hidden', !hasValues);
-  Plotly.react(chart.element, data, layoutOf(chart.figure, chart.topic), CONFIG);
+  Plotly.react(chart.element, data, layoutOf(chart.figure, chart.topic, chart.element.dataset), CONFIG);
 }
 
 let drawing = false;

@@ -1,5 +1,5 @@
 // One answer on the page: its versions, the bar of its times, its figures, and what went wrong.
-import { MISSING_TEXT, figure, usdShort } from './chat_figures.js';
+import { MISSING_TEXT, costOf, figure, isKnown, split, usdShort } from './chat_figures.js';
 import { ReplyView, showReply } from './chat_render.js';
 import { duration, ms, seconds } from './fmt.js';
 
@@ -20,6 +20,7 @@ const RETRIABLE = new Set([
   'overloaded', 'unavailable', 'gateway_down', 'engine_error', 'broken_stream', 'connection_lost', 'unauthorised',
 ]);
 const ENGINE_WAITS_MS = [1500, 3000, 6000];
+const SHARE_WAITS_MS = [120_000, 60_000, 120_000]; // costs are shared out a minute or two later
 
 /** Wraps an <article class="a"> made from the page's template or sent by the server. */
 export class Answer {
@@ -70,19 +71,31 @@ export class Answer {
     this.#askEngine(this.current);
   }
 
-  /** The engine's own figures come with the usage record, a second or two after the reply. */
+  /** The engine's own figures come with the usage record, a second or two after the reply; its share of the
+   *  replica's cost some minutes later. */
   async #askEngine(version) {
-    const id = version.stats.request_id;
-    if (!id) return;
-    for (const wait of ENGINE_WAITS_MS) {
-      await new Promise((resolve) => { setTimeout(resolve, wait); });
-      const answer = await fetch(this.requestUrl.replace('ID', encodeURIComponent(id)));
-      const engine = answer.ok ? await answer.json() : { known: false };
-      if (!engine.known) continue;
-      const { stats } = version;
+    if (!version.stats.request_id) return;
+    await this.#askUntil(version, ENGINE_WAITS_MS, (engine, stats) => {
       stats.engine_ttft_s = engine.engine_ttft_s;
+      stats.parts = engine.parts;
       stats.prompt_tokens ??= engine.prompt_tokens;
       if (stats.tokens_counted && engine.completion_tokens !== null) recount(stats, engine.completion_tokens);
+      return true;
+    });
+    await this.#askUntil(version, SHARE_WAITS_MS, (engine, stats) => {
+      stats.allocated_usd = engine.allocated_usd;
+      return engine.allocated_usd !== null;
+    });
+  }
+
+  /** Ask for the request's figures after each wait until `take` has what it wants of them. */
+  async #askUntil(version, waits, take) {
+    for (const wait of waits) {
+      await new Promise((resolve) => { setTimeout(resolve, wait); });
+      if (!this.element.isConnected) return;
+      const answer = await fetch(this.requestUrl.replace('ID', encodeURIComponent(version.stats.request_id)));
+      const engine = answer.ok ? await answer.json() : { known: false };
+      if (!engine.known || !take(engine, version.stats)) continue;
       if (version === this.current) this.#figures(version);
       return;
     }
@@ -105,6 +118,7 @@ export class Answer {
     this.body.hidden = isEmpty;
     this.#bar(isEmpty ? {} : stats);
     this.#meta(isEmpty ? {} : stats);
+    split(this.#find('parts'), isEmpty ? [] : stats.parts ?? []);
     const several = this.versions.length > 1 && !streaming;
     this.#find('versions').hidden = !several;
     this.#find('version').textContent = `${this.shown + 1}/${this.versions.length}`;
@@ -140,7 +154,7 @@ export class Answer {
       figure('TPOT', ms(stats.tpot_s), 'Time per output token: (last − first) ÷ (tokens − 1)'),
       figure('', `${stats.completion_tokens}`, tokensTitle(stats), 'tok'),
       figure('', rateText(stats), 'Output tokens ÷ the whole time, the wait for the first one included', 'tok/s'),
-      figure('', usdShort(stats.cost_usd), costTitle(stats), 'replica time × price'),
+      figure('', usdShort(costOf(stats)), costTitle(stats), isKnown(stats.allocated_usd) ? 'its share' : 'at most, estimate'),
     );
   }
 
@@ -182,9 +196,13 @@ function tokensTitle(stats) {
 }
 
 function costTitle(stats) {
+  if (isKnown(stats.allocated_usd)) {
+    return `$${stats.allocated_usd}: its share of what the replica cost in the seconds it was alive, `
+      + 'by the work it got beside other requests. A late request beside it can still change it.';
+  }
   if (stats.cost_usd === null || stats.cost_usd === undefined) return 'No price is known for this deployment';
   const accelerators = `${stats.accelerators} accelerator${stats.accelerators === 1 ? '' : 's'}`;
   return `${seconds(stats.e2e_s)} × ${accelerators} × $${Number(stats.price_per_accelerator_hour_usd)}/h: `
-    + 'the price of one replica for this time. A replica answers several requests at once, '
-    + 'so the share of one reply is at most this.';
+    + 'an estimate, the price of one replica for this time. A replica answers several requests at once, '
+    + 'so the share of one reply is at most this; it is known a minute or two after the reply.';
 }

@@ -128,7 +128,7 @@ export function exactClock(date) {
 }
 
 export const formats = {
-  ms, seconds, duration, gib, usd, rate, tokens_per_second, number, count, percent,
+  ms, seconds, duration, gib, usd, rate, tokens_per_second, number, capacity, count, percent,
 };
 
 /** Writes a formatted value into an element, its unit in the muted colour. */

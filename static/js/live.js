@@ -1,7 +1,7 @@
 // One WebSocket for the page. Markup drives it:
 //   data-topic="deployment:demo"            this element (and what is inside it) follows a topic
 //   data-live="ttft_p95_s" data-format="ms"  text of a field of the topic's 1 Hz samples; data-keep keeps the
-//                                            last measured value while a sample has none
+//                                            last measured value for a minute while a sample has none
 //   data-on="status events" hx-get="…" hx-trigger="changed"   re-fetched when one of these words changed
 // Modules use subscribe(topic, callback) and onReturn(callback). The socket never carries HTML.
 import { exactClock, formats, write } from './fmt.js';
@@ -138,9 +138,22 @@ function showSample(topic, data) {
   for (const element of document.querySelectorAll('[data-live]')) {
     if (element.closest('[data-topic]')?.dataset.topic !== topic) continue;
     const value = fieldOf(data, element.dataset.live);
-    if (value === undefined || (value === null && element.hasAttribute('data-keep'))) continue;
+    if (value === undefined || isKept(element, value, data.t)) continue;
     write(element, formats[element.dataset.format ?? 'number'](value));
   }
+}
+
+// A figure of requests stands for a minute after the last one that finished: then there is none to speak of.
+const KEPT_S = 60;
+
+function isKept(element, value, t) {
+  if (!element.hasAttribute('data-keep')) return false;
+  if (value !== null) {
+    element.dataset.at = t;
+    return false;
+  }
+  element.dataset.at ??= t;
+  return t - element.dataset.at < KEPT_S;
 }
 
 // "weights_bytes+kv_bytes" is the sum of what was measured of both.

@@ -23,6 +23,7 @@ NODE = {
     "accelerators": {},
 }
 LONG_NAME = "a-name-of-forty-characters-which-is-full"
+LONG_ALIAS = "an-alias-of-forty-characters-and-is-full"
 FLEET = {
     "serving": "ready",
     "loading": "loading",
@@ -66,6 +67,21 @@ def main() -> None:
     )
     for name, phase in FLEET.items():
         _deploy(name, phase)
+    _route()
+
+
+def _route() -> None:
+    """An alias over long and short names, and an adapter with something wrong."""
+    from console import actions
+    from console.models import RegisteredModel
+
+    targets = [{"deployment": LONG_NAME, "weight": 1000}, {"deployment": "serving", "weight": 1}]
+    actions.create_alias(
+        actor=actions.SYSTEM, name=LONG_ALIAS, targets=targets, fallback=["sleeping", "halted"]
+    )
+    tiny = RegisteredModel.objects.get(name="tiny")
+    folder = "/srv/adapters/" + "a-long-folder-name/" * 8
+    actions.register_adapter(actor=actions.SYSTEM, model=tiny, name="french", source=folder)
 
 
 def _deploy(name: str, phase: str) -> None:
@@ -90,6 +106,7 @@ def _deploy(name: str, phase: str) -> None:
     _observe(deployment, phase)
     if phase == "ready":
         _measure(deployment)
+        _promise(deployment, is_over=name == LONG_NAME)
 
 
 def _observe(deployment: Any, phase: str) -> None:
@@ -128,6 +145,37 @@ def _observe(deployment: Any, phase: str) -> None:
     DeploymentStatus.objects.filter(deployment=deployment).update(**seen)
 
 
+def _promise(deployment: Any, *, is_over: bool) -> None:
+    """Objectives, how they stand, and alerts; of the one that is over, a message that was given up."""
+    from console.models import Alert, Slo, SloStatus, WebhookDelivery
+
+    now = time.time()
+    Slo.objects.create(deployment=deployment, ttft_s=0.24, tpot_s=0.3, success_target=0.999)
+    given = {"window_days": 30, "requests": 1_234_567, "is_over": is_over}
+    rates = {"300": 21.4, "1800": 9.0, "3600": 16.2, "21600": 4.0}
+    objectives = [
+        {"objective": "ttft", "limit_s": 0.24, "held_limit_s": 0.2389, "target": 0.95, "bad": 50_000,
+         "good_share": 0.9595, "budget_left": -0.8 if is_over else 0.62, "burn_rates": rates, **given},
+        {"objective": "tpot", "limit_s": 0.3, "held_limit_s": 0.2905, "target": 0.95, "bad": 50_000,
+         "good_share": 0.9595, "budget_left": 0.19, "burn_rates": rates, **given, "is_over": False},
+        {"objective": "errors", "limit_s": None, "held_limit_s": None, "target": 0.999, "bad": 12,
+         "good_share": 0.99999, "budget_left": 0.97, "burn_rates": rates, **given, "is_over": False},
+    ]  # fmt: skip
+    SloStatus.objects.create(deployment=deployment, evaluated_at=now + AHEAD_S, objectives=objectives)
+    for speed, resolved_at in (("fast", None if is_over else now - 60), ("slow", now - 3600)):
+        alert = Alert.objects.create(
+            deployment=deployment, deployment_name=deployment.name, objective="ttft", speed=speed,
+            long_window_s=3600, short_window_s=300, factor=14.4, target=0.95, limit_s=0.24, burn_rate=16.2,
+            opened_at=now - 7200, resolved_at=resolved_at,
+            reason="the budget burns slowly again" if resolved_at else "",
+        )  # fmt: skip
+        WebhookDelivery.objects.create(
+            alert=alert, event="alert.opened", created_at=now, next_at=now, attempts=8, status="failed",
+            last_error="It leads to an address inside the network; RAYDECK_WEBHOOK_ALLOW_PRIVATE=1 allows "
+            "loopback and private ones.",
+        )  # fmt: skip
+
+
 def _measure(deployment: Any) -> None:
     from console.models import RequestRecord, Sample
     from serving import histogram
@@ -139,7 +187,7 @@ def _measure(deployment: Any) -> None:
         counts: dict[int, int] = {}
         if not quiet:
             histogram.observe(counts, 0.2 + 0.05 * math.sin(at / 20))
-        stored = histogram.to_json(counts)
+        stored = counts
         rows.append(
             Sample(
                 deployment=deployment,
@@ -171,6 +219,13 @@ def _measure(deployment: Any) -> None:
         started_at=now - 5,
         status=200,
         outcome="ok",
+        replica="a1b2c3",
+        gateway_s=0.002,
+        held_s=0.0,
+        queue_s=0.01,
+        prefill_s=0.1,
+        engine_decode_s=0.5,
+        e2e_s=0.65,
     )
 
 

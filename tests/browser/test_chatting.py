@@ -103,7 +103,7 @@ def test_a_reply_streams_with_its_figures_and_is_there_after_a_reload(
     wait_for_end(page)
     expect(page.locator("[data-body]")).to_contain_text("Hello")
     meta = page.locator("[data-meta]").inner_text().replace("\u00a0", " ")
-    for word in ("TTFT", "TPOT", "7 tok", "tok/s", "replica time × price"):
+    for word in ("TTFT", "TPOT", "7 tok", "tok/s", "at most, estimate"):
         assert word in meta
     expect(page.locator("[data-question] b")).to_have_count(0)
     assert re.search(r"/playground/\d+/$", page.url)
@@ -223,6 +223,30 @@ def test_with_history_off_nothing_is_kept(open_page: OpenPage, gateway: GatewayS
     expect(page.locator("#log")).not_to_contain_text("secret question")
     page.click("#keep-history [role=switch]")
     expect(page.locator("[data-history=true]")).to_be_visible()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_keys_limits_are_set_and_changed(open_page: OpenPage, theme: str) -> None:
+    page = open_page("/keys/", theme=theme)
+    name = f"limited in the {theme}"
+    page.fill("[name=name]", name)
+    page.click("summary:has-text('Limits')")
+    page.fill("[name=requests_per_minute]", "60")
+    page.check("[name=deployments] >> nth=0")
+    assert not overflowing(page) and not violations(page)
+    page.click("text=Create key")
+    page.goto("/keys/")
+    page.click(f"[aria-label='Edit {name}']")
+    expect(page.locator("[name=requests_per_minute]")).to_have_value("60")
+    page.fill("[name=budget_usd_per_day]", "2.5")
+    for width in (1440, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert not overflowing(page) and not violations(page)
+    page.click("text=Save")
+    row = page.locator("tr", has_text=name)
+    expect(row).to_contain_text("$2.50")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert not overflowing(page) and not violations(page)
 
 
 def test_a_new_key_can_be_copied_and_is_shown_once(open_page: OpenPage) -> None:

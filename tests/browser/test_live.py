@@ -73,6 +73,8 @@ def test_a_missing_latency_keeps_the_last_one_and_a_missing_gauge_is_a_dash(
     console.publish(TOPIC, sample(ttft_p95_s=None, running=None))
     expect(page.locator("[data-live=running]").first).to_have_text("–")
     expect(page.locator("[data-live=ttft_p95_s]").first).to_have_text("777\u00a0ms")
+    console.publish(TOPIC, sample(t=sample()["t"] + 61, ttft_p95_s=None))
+    expect(page.locator("[data-live=ttft_p95_s]").first).to_have_text("–")
 
 
 def test_live_updates_can_be_paused_and_resumed(console: Console, open_page: OpenPage) -> None:

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tests.browser.checks import overflowing, violations
-from tests.browser.fleet import FLEET, LONG_NAME
+from tests.browser.fleet import FLEET, LONG_ALIAS, LONG_NAME
 from tests.unit.views.format_cases import CASES
 
 OpenPage = Callable[..., Page]
@@ -19,6 +19,16 @@ PATHS = [
     "/deployments/",
     "/deployments/new/?model=tiny",
     "/activity/",
+    "/alerts/",
+    "/deployments/serving/slo/",
+    "/requests/",
+    "/requests/?speed=over&over_s=soon",
+    "/requests/serving/",
+    "/routing/",
+    "/routing/new/",
+    f"/routing/{LONG_ALIAS}/edit/",
+    f"/routing/{LONG_ALIAS}/delete/",
+    "/models/tiny/",
     *(f"/deployments/{name}/" for name in FLEET),
     *(f"/deployments/serving/{tab}/" for tab in ("metrics", "events", "logs", "revisions", "config", "edit")),
     "/deployments/serving/revisions/2/",
@@ -38,6 +48,27 @@ def test_every_page_is_accessible_and_nothing_overflows(open_page: OpenPage, the
         found += [f"{path}: overflow {box}" for box in overflowing(page)]
         found += [f"{path}: {rule}" for rule in violations(page)]
     assert not found
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_webhook_page_is_accessible_too(open_page: OpenPage, theme: str, width: int) -> None:
+    page = open_page("/settings/alerts/", person="ada", theme=theme, width=width)
+    assert overflowing(page) + violations(page) == []
+
+
+def test_an_objective_is_drawn_across_its_chart(open_page: OpenPage) -> None:
+    page = open_page("/deployments/serving/")
+    page.wait_for_selector("[data-chart=ttft] .js-plotly-plot, [data-chart=ttft].js-plotly-plot")
+    drawn = page.evaluate(
+        """() => {
+          const plot = document.querySelector('[data-chart=ttft]');
+          const range = plot._fullLayout.yaxis.range;
+          const [line] = plot.layout.shapes;
+          return [line.y0, range[1] > line.y0, plot.layout.annotations[0].text];
+        }"""
+    )
+    assert drawn == [0.24, True, "SLO 240\u00a0ms"]
 
 
 def test_the_theme_is_chosen_kept_and_set_before_the_page_is_drawn(open_page: OpenPage) -> None:

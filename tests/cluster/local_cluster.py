@@ -59,6 +59,7 @@ class LocalCluster:
         self.add_key(self.internal_key, id=2, kind="internal")
         self.models: dict[str, dict[str, Any]] = {}
         self.table: dict[str, dict[str, Any]] = {}
+        self.aliases: dict[str, dict[str, Any]] = {}
         self.token_file = head.ensure_token(self.folder / "token")
         self.command = head.head_command(
             ports=self.ports,
@@ -182,7 +183,11 @@ class LocalCluster:
                 {
                     "name": "Gateway",
                     "max_surge_percent": 100,
-                    "user_config": {"models": self.table, "keys": self.keys},
+                    "user_config": {
+                        "models": self.table,
+                        "keys": self.keys,
+                        "aliases": self.aliases,
+                    },
                 }
             ],
         }

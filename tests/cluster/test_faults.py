@@ -23,6 +23,8 @@ from tests.product import Product
 pytestmark = pytest.mark.cluster
 
 BACK_DEADLINE_S = 60.0
+NOTICED_WITHIN_S = 20.0
+"""A replica without an engine ends after a second; Serve and the reconciler look every few seconds."""
 PHASES = ("queued", "placing", "loading", "warming", "ready", "asleep", "failed")
 
 
@@ -185,12 +187,23 @@ def test_a_dead_engine_is_said_and_comes_back_by_itself(product: Product) -> Non
     with Chats(product) as chats:
         engine = one(product, lambda words: "VLLM::EngineCore" in words)
         engine.kill()
+        killed_at = time.time()
         product.copy.until(
             lambda: product.deployment().get("phase") not in (None, "ready"), deadline_s=BACK_DEADLINE_S
         )
+        unnoticed_s = time.time() - killed_at
         product.wait_ready()
+        back_s = time.time() - killed_at
         answered = len(chats.answered)
         product.copy.until(lambda: len(chats.answered) > answered, deadline_s=BACK_DEADLINE_S)
+    print(f"not ready after {unnoticed_s:.1f} s, ready again after {back_s:.1f} s, failed: {chats.failed}")
+    assert unnoticed_s < NOTICED_WITHIN_S
+    assert "500" not in chats.failed, "a dead engine is 503 with the time to come back"
+    assert product.deployment()["ready_in_s"] < back_s + 5
+    (died,) = product.query("select level, message from console_event where kind = 'deployment.engine_died'")
+    assert died[0] == "bad" and "engine process died" in died[1]
+    told = product.query("select message from console_event where kind = 'deployment.placing' order by id")
+    assert [("sent to Ray" in words) for (words,) in told] == [True, False]
     check_ledger(product, chats)
     check_one_definition(product, revisions=1)
 

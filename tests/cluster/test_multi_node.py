@@ -221,7 +221,7 @@ def _check(spec: DeploymentSpec, *, others: list[DeploymentSpec] | None = None) 
         claim_of(deployment=one.name, engine=one.engine, min_replicas=one.capacity.min_replicas)
         for one in (spec, *(others or []))
     ]
-    return check_placeable(wanted, engine=spec.engine, nodes=known_nodes(), others=held)
+    return check_placeable(wanted, nodes=known_nodes(), others=held)
 
 
 def _free(nodes: ManyNodes) -> dict[str, dict[str, float]]:

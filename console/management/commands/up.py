@@ -38,6 +38,7 @@ class Command(BaseCommand):
                 on_ready=self._announce,
                 find_left_behind=parts.left_behind_by_an_earlier_copy,
                 before_start=_before_start,
+                after_stop=parts.clear_ray_folders_outside,
             ) as supervisor:
                 self._start(supervisor)
                 supervisor.run_until(lambda: False)

@@ -103,3 +103,69 @@ def test_usage_comes_in_pages_without_gaps_or_repeats(as_viewer: Caller, deploym
     assert len(as_viewer.get("requests?outcome=error").json()["items"]) == 1
     for query, field in (("before=x", "before"), ("key_id=0", "key_id"), ("before=1~", "before")):
         assert error_of(as_viewer.get(f"requests?{query}"), 400)["field"] == field
+
+
+def test_a_keys_limits_are_read_and_changed(as_operator: Caller, as_viewer: Caller) -> None:
+    made = as_operator.post("keys", {"name": "bot", "limits": {"requests_per_minute": 60}}).json()
+    assert made["limits"]["requests_per_minute"] == 60 and made["version"] == 1
+    path = f"keys/{made['id']}"
+    read = as_viewer.get(path)
+    assert read["ETag"] == '"1"' and read.json()["use"]["requests_in_flight"] is None
+    change = {
+        "limits": {
+            "requests_per_minute": None,
+            "budget_usd_per_month": "20",
+            "expires_at": "2030-01-01T00:00:00Z",
+        }
+    }
+    changed = as_operator.patch(path, change, If_Match='"1"')
+    assert changed.status_code == 200, changed.content
+    limits = changed.json()["limits"]
+    assert (limits["requests_per_minute"], limits["budget_usd_per_month"]) == (None, "20")
+    assert limits["expires_at"] == "2030-01-01T00:00:00Z" and changed["ETag"] == '"2"'
+    conflict = error_of(as_operator.patch(path, change, If_Match='"1"'), 409)
+    assert conflict["details"]["current"]["version"] == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "field"),
+    [
+        ({"requests_per_minute": 0}, "limits.requests_per_minute"),
+        ({"deployments": ["nothing"]}, "limits.deployments"),
+        ({"budget_usd_per_day": 5, "budget_usd_per_month": 1}, "limits.budget_usd_per_day"),
+        ({"expires_at": "2030-01-01T00:00:00"}, "limits.expires_at"),
+        ({"per_hour": 1}, "limits.per_hour"),
+    ],
+)
+def test_a_bad_limit_names_its_field(limits: dict[str, Any], field: str, as_operator: Caller) -> None:
+    assert error_of(as_operator.post("keys", {"name": "bot", "limits": limits}), 400)["field"] == field
+    assert ApiKey.objects.count() == 0
+
+
+def test_a_request_has_its_parts_that_add_up(as_viewer: Caller, deployment: Deployment) -> None:
+    figures = {"gateway_s": 0.001, "held_s": 0.0, "queue_s": 0.01, "prefill_s": 0.1, "engine_decode_s": 0.5}
+    one = make_request(1, e2e_s=0.65, replica="r", user_name="ada", **figures)
+    body = as_viewer.get(f"requests/{one.pk}").json()
+    assert [(part["name"], part["how"]) for part in body["parts"]] == [
+        ("gateway", "measured"),
+        ("hop", "derived"),
+        ("queue", "measured"),
+        ("prefill", "measured"),
+        ("decode", "measured"),
+    ]
+    assert sum(part["seconds"] for part in body["parts"]) == pytest.approx(0.65, abs=1e-5)
+    assert (body["neighbours"], body["user"], body["deployment"]) == (0, "ada", "chat")
+    assert error_of(as_viewer.get("requests/nothing"), 404)["code"] == "not_found"
+
+
+def test_requests_are_filtered_by_status_failure_and_time(as_viewer: Caller, deployment: Deployment) -> None:
+    make_request(1, e2e_s=0.5)
+    make_request(2, e2e_s=5.0, status=429, outcome="refused")
+    make_request(3, status=503, outcome="refused")
+
+    def ids(query: str) -> list[int]:
+        return [int(row["id"], 16) for row in as_viewer.get(f"requests?{query}").json()["items"]]
+
+    assert ids("status=429") == [2] and ids("failed=true") == [3] and ids("slower_than_s=1") == [2]
+    assert ids("since=1700000001.25") == [3, 2] and ids("until=1700000001") == [1]
+    assert ids("slower_than_p95=true") == []

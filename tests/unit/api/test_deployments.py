@@ -19,7 +19,7 @@ from console.models import (
     Revision,
     Sample,
 )
-from tests.unit.api.conftest import Caller, error_of, make_deployment
+from tests.unit.api.conftest import NODE, Caller, error_of, make_deployment
 
 pytestmark = pytest.mark.django_db
 
@@ -110,6 +110,23 @@ def test_what_cannot_be_placed_is_refused_with_the_arithmetic(
     assert error["code"] == "not_placeable"
     assert any("4" in line for line in error["details"]["arithmetic"])
     assert Deployment.objects.count() == 0
+
+
+def test_a_group_may_span_nodes_only_where_it_is_asked_for(
+    as_operator: Caller, model: RegisteredModel, cluster: ClusterStatus
+) -> None:
+    two = [{**NODE, "node_id": name, "name": name, "accelerators": {"H100": 4}} for name in ("a", "b")]
+    ClusterStatus.objects.update(nodes=two)
+    body = {**NEW, "engine": {"accelerator_type": "H100", "tensor_parallel_size": 8}}
+    assert "one node" in error_of(as_operator.post("deployments", body), 409)["message"]
+    body["engine"]["tp_may_span_nodes"] = True
+    made = as_operator.post("deployments", body)
+    assert made.status_code == 201, made.content
+    assert made.json()["engine"]["tp_may_span_nodes"] is True
+    version = made.json()["version"]
+    on_cpu = {"engine": {"accelerator_type": None}, "expected_version": version}
+    error = error_of(as_operator.patch(f"deployments/{NEW['name']}", on_cpu), 400)
+    assert error["field"] == "engine.tp_may_span_nodes"
 
 
 def test_an_engine_change_is_a_revision_and_a_capacity_change_is_not(

@@ -10,7 +10,7 @@ from django.test import Client
 from django.urls import reverse
 
 from console.api.docs import EXAMPLES, example_name, sections
-from console.models import ClusterStatus, Deployment, RegisteredModel, User
+from console.models import ApiKey, ClusterStatus, Deployment, RegisteredModel, User
 from tests.unit.api.conftest import Caller, make_model
 from tests.unit.api.test_walk import ALL
 from tests.unit.planner.configs import LLAMA_8B
@@ -63,6 +63,9 @@ def test_each_example_is_accepted(
         body["name"] = "another"
     if operation == "roll_back":
         as_admin.patch("deployments/chat", {"engine": {"max_num_seqs": 4}, "expected_version": 1})
-    path = shown["path"].format(name=example_name(shown["path"]))
+    if operation == "edit_alias":
+        as_admin.post("aliases", EXAMPLES["create_alias"])
+    key = ApiKey.objects.create(name="bot", digest="1" * 64, prefix="rd-abc")
+    path = shown["path"].format(name=example_name(shown["path"]), key_id=key.pk)
     response = as_admin.call(shown["method"], path, body)
     assert response.status_code in (200, 201), response.content

@@ -15,13 +15,21 @@ from django.test import override_settings
 from hypothesis import HealthCheck, settings
 
 from console import auth
-from console.models import ExactPlan, User
+from console.models import ExactPlan, RequestRecord, User
 from tests.unit.api.conftest import make_deployment, make_model
 
 schema = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", get_wsgi_application())
 
 EXACT_DIGEST = "e" * 64
-KNOWN = {"name": "chat", "number": 1, "key_id": 1, "token_id": 1, "digest": EXACT_DIGEST}
+KNOWN = {
+    "name": "chat",
+    "adapter": "french",
+    "number": 1,
+    "key_id": 1,
+    "token_id": 1,
+    "digest": EXACT_DIGEST,
+    "request_id": "a" * 32,
+}
 # The one part that asks another server: it is away in this test, and says so.
 OUTAGE = {502, 503}
 
@@ -40,6 +48,9 @@ def _connection_stays_open() -> Iterator[None]:
 def token(admin: User) -> str:
     make_deployment("chat", make_model("demo"))
     ExactPlan.objects.create(digest=EXACT_DIGEST, requested_at=1.0)
+    RequestRecord.objects.create(
+        id=KNOWN["request_id"], deployment_name="chat", path="/", started_at=1.0, status=200, outcome="ok"
+    )
     return auth.create_token(user=admin, name="hostile", role="admin")[1]
 
 

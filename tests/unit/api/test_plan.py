@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from console.actions.deployments import make_engine
-from console.models import AcceleratorPrice, ClusterStatus, Deployment, RegisteredModel
+from console.models import AcceleratorPrice, ClusterStatus, Deployment, RegisteredModel, Replica
 from console.planning import plan_engine
 from serving.checkpoint import facts_of_config
 from tests.unit.api.conftest import NODE, Caller, error_of
@@ -86,10 +86,42 @@ def test_topologies_are_ranked_with_what_the_cluster_has_free(as_viewer: Caller)
     assert items[0]["rank"] == 1
     assert by_sizes[(4, 1)]["now"] == "free"
     assert by_sizes[(4, 2)]["nodes_at_least"] == 2
-    assert "network" in by_sizes[(8, 1)]["impossible"]
+    eight = by_sizes[(8, 1)]
+    assert (eight["impossible"], eight["now"], eight["now_reason"]) == (
+        None,
+        "never",
+        "The largest node has 4.",
+    )
+    assert "network" in by_sizes[(16, 1)]["impossible"]
     assert {mark for one in items for mark in one["marks"]} == {"best_latency", "best_cost", "smallest"}
     spanning = as_viewer.post("plan/topologies", body(tp_may_span_nodes=True)).json()["items"]
-    assert any(one["tensor_parallel_size"] == 8 and one["warning"] for one in spanning)
+    wide = next(one for one in spanning if one["tensor_parallel_size"] == 8)
+    assert (wide["now"], wide["nodes_at_least"]) == ("free", 2)
+    assert "network" in wide["warning"]
+
+
+def test_an_update_of_a_deployment_counts_its_replicas(
+    as_viewer: Caller, model: RegisteredModel, deployment: Deployment
+) -> None:
+    nodes = [{**NODE, "cpus": 4}]
+    ClusterStatus.objects.update_or_create(pk=1, defaults={"reachable": True, "nodes": nodes})
+    for index in range(2):
+        Replica.objects.create(
+            deployment=deployment, deployment_name=deployment.name, replica_id=f"r{index}", node_id="n1",
+            state="RUNNING", started_at=1.0, last_seen_at=1.0,
+        )  # fmt: skip
+    asked = body(accelerator="CPU", kv_cache_memory_bytes=1 << 30)
+    alone = as_viewer.post("plan/topologies", asked).json()["items"]
+    changed = as_viewer.post("plan/topologies", {**asked, "deployment": "chat"}).json()["items"]
+    by_sizes = [
+        {(one["tensor_parallel_size"], one["pipeline_parallel_size"]): one for one in items}
+        for items in (alone, changed)
+    ]
+    four = (4, 1)
+    assert [found[four]["now"] for found in by_sizes] == ["waits", "free"]
+    assert [found[four]["accelerators_during_update"] for found in by_sizes] == [4, 9]
+    assert "Callers" in by_sizes[1][four]["during_update"] or "callers" in by_sizes[1][four]["during_update"]
+    error_of(as_viewer.post("plan/topologies", {**asked, "deployment": "nobody"}), 404)
 
 
 def test_cpu_is_planned_as_a_deployment_of_the_model_would_be(

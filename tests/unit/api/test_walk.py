@@ -9,18 +9,21 @@ import pytest
 from django.test import Client
 
 from console.api import api
-from console.api.inputs import CapacityInput, EngineInput
+from console.api.inputs import CapacityInput, DeploymentLimitsInput, EngineInput, KeyLimitsInput
 from console.auth import RANK
 from console.models import User
+from serving.limits import DeploymentLimits, KeyLimits
 from serving.spec import CapacitySpec, EngineSpec
 from tests.unit.api.conftest import Caller, caller_for, error_of
 
 FILLED = {
     "name": "chat",
     "number": "1",
+    "adapter": "chat",
     "key_id": "1",
     "token_id": "987654",
     "digest": "0" * 64,
+    "request_id": "f" * 32,
 }
 
 
@@ -45,14 +48,16 @@ def test_every_noun_and_verb_is_there() -> None:
     paths = {(method, path) for method, path, _ in ALL}
     for verb in ("start", "stop", "retry", "rollback"):
         assert ("POST", f"/api/v1/deployments/chat/{verb}") in paths
-    for part in ("revisions", "events", "logs", "metrics"):
+    for part in ("revisions", "events", "logs", "metrics", "cost"):
         assert ("GET", f"/api/v1/deployments/chat/{part}") in paths
     for noun in (
         "models",
         "deployments",
         "accelerators",
+        "aliases",
         "keys",
         "cluster",
+        "cost",
         "me",
         "me/tokens",
         "events",
@@ -112,11 +117,8 @@ def test_an_unknown_thing_is_404_or_a_named_400(method: str, path: str, as_admin
 
 def _expect(method: str, path: str) -> int:
     # These have a body or version to complain about first.
-    return (
-        400
-        if method == "PATCH" or path.endswith(("rollback", "reset", "prices")) and method == "POST"
-        else 404
-    )
+    has_body = path.endswith(("rollback", "reset", "prices", "adapters")) and method == "POST"
+    return 400 if method == "PATCH" or has_body else 404
 
 
 @pytest.mark.parametrize("path", ["", "nothing", "models/", "deployments/a/b/c", "docs", "keys/x/y"])
@@ -179,9 +181,19 @@ def test_the_document_lists_the_roles_and_needs_no_login(anonymous: Caller) -> N
     assert "BearerToken" in document["components"]["securitySchemes"]
 
 
-@pytest.mark.parametrize(("given", "rules"), [(EngineInput, EngineSpec), (CapacityInput, CapacitySpec)])
+@pytest.mark.parametrize(
+    ("given", "rules"),
+    [
+        (EngineInput, EngineSpec),
+        (CapacityInput, CapacitySpec),
+        (DeploymentLimitsInput, DeploymentLimits),
+        (KeyLimitsInput, KeyLimits),
+    ],
+)
 def test_bounds_in_the_document_are_those_of_the_rules(given: Any, rules: Any) -> None:
     for name, field in given.model_fields.items():
+        if name == "load_adapters":  # a choice, of which the rules keep what it led to
+            continue
         assert sorted(map(repr, field.metadata)) == sorted(map(repr, rules.model_fields[name].metadata)), name
 
 

@@ -86,7 +86,9 @@ def test_nodes_are_counted_and_lost_ones_are_not() -> None:
     assert (entry.detected, [node.claimed for node in entry.nodes]) == (4, [3, 0])
     assert [(node.name, node.alive) for node in entry.nodes] == [("n0", True), ("n1", False)]
     assert entry.figures["accelerators_per_node"].origin == "cluster"
-    assert entry.accelerator is not None and entry.accelerator.accelerators_per_node == 4
+    assert entry.figures["accelerators_per_node"].value == 4
+    # Plans are for nodes that could be had, too.
+    assert entry.accelerator is not None and entry.accelerator.accelerators_per_node == 8
 
 
 def test_a_type_that_only_ray_knows_is_listed_first_and_cannot_be_planned_with() -> None:

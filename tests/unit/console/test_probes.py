@@ -91,6 +91,15 @@ def test_a_gateway_that_lost_usage_records_is_said(
     assert ("RAYDECK_USAGE_REDIS_URL" in answer.advice) == bool(lost)
 
 
+@pytest.mark.parametrize(("said", "state"), [("ok", "ok"), ("away", "warn"), ("off", "warn")])
+def test_limits_that_are_not_shared_are_said(settings: Any, answers: Any, said: str, state: str) -> None:
+    body = json.dumps({"status": "ok", "usage": {"unrecorded": 0}, "limits": {"redis": said}}).encode()
+    settings.GATEWAY_URL = answers(lambda path, key: 200 if key or path == "/healthz" else 401, body)
+    answer = cluster.gateway()
+    assert answer.state == state
+    assert ("keeps the limits by itself" in answer.summary) == (state == "warn")
+
+
 def test_a_gateway_under_another_pepper_is_told_apart(settings: Any, answers: Any) -> None:
     settings.GATEWAY_URL = answers(lambda path, key: 401)
     answer = cluster.gateway()

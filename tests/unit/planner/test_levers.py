@@ -11,7 +11,6 @@ import pytest
 from serving.accelerators import accelerator
 from serving.planner.plan import make_plan
 from serving.planner.request import PlanRequest
-from serving.planner.topologies import ClusterView, topologies
 from tests.unit.planner.recorded import model
 
 LARGE: dict[str, Any] = model("meta-llama/Llama-3.1-405B")["config"]
@@ -34,11 +33,3 @@ def test_a_group_stays_on_its_node_and_the_advice_fits(per_node: int, sizes: tup
     assert (tensor, pipeline) == sizes
     changed = replace(request, tensor_parallel_size=tensor, pipeline_parallel_size=pipeline)
     assert make_plan(changed).verdict == "fits"
-
-
-def test_topologies_advise_by_the_nodes_that_the_cluster_has() -> None:
-    nodes = {f"n{number}": 4 for number in range(8)}
-    request = PlanRequest(LARGE, accelerator=accelerator("H100"))
-    for one in topologies(request, ClusterView(nodes, nodes), most_accelerators=32):
-        if "Tensor parallel over" in one.plan.lever:
-            assert advised(one.plan.lever)[0] <= 4, one

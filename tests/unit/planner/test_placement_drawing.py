@@ -48,3 +48,26 @@ def test_without_such_nodes_usual_ones_are_drawn() -> None:
     drawing = draw(placement_group(Shape("H100", 8, 2)), [Room("a", "a", 4, 4)], usual_per_node=8)
     assert not drawing.is_real
     assert [node.stages for node in drawing.nodes] == [(0,), (1,)]
+
+
+@given(tensor=st.integers(1, 8), pipeline=st.integers(1, 4), nodes=rooms)
+def test_a_split_group_is_never_drawn_in_silence(tensor: int, pipeline: int, nodes: list[Room]) -> None:
+    drawing = draw(placement_group(Shape("H100", tensor, pipeline)), nodes, usual_per_node=8)
+    homes: dict[int | None, set[int]] = {}
+    for index, node in enumerate(drawing.nodes):
+        for cell in node.cells:
+            if cell.state == "this":
+                homes.setdefault(cell.stage, set()).add(index)
+    is_split = any(len(where) > 1 for where in homes.values())
+    assert is_split == bool(drawing.split) or any(node.hidden for node in drawing.nodes)
+    if is_split:
+        assert "would span nodes" in drawing.split
+        assert not drawing.is_real
+
+
+def test_free_remainders_that_would_split_a_group_are_drawn_as_waiting() -> None:
+    odd = [Room("a", "a", 4, 3), Room("b", "b", 4, 3)]
+    drawing = draw(placement_group(Shape("H100", 2, 2)), odd, usual_per_node=8)
+    assert drawing.is_real
+    assert drawing.waits
+    assert not drawing.split

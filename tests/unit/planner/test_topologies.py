@@ -98,14 +98,103 @@ def test_stages_do_not_lower_the_bound_of_a_single_request() -> None:
 
 
 def test_tensor_parallel_spans_nodes_only_when_asked_and_then_with_a_warning() -> None:
-    two_nodes = ClusterView({"a": 4, "b": 4}, {"a": 4, "b": 4})
+    two_nodes = ClusterView({"a": 8, "b": 8}, {"a": 8, "b": 8})
     inside = by_sizes(topologies(question(LLAMA_8B), two_nodes))
-    assert "network" in inside[(8, 1)].impossible
-    assert inside[(8, 1)].rank is None
+    assert "network" in inside[(16, 1)].impossible
+    assert inside[(16, 1)].rank is None
     spanning = by_sizes(topologies(question(LLAMA_8B), two_nodes, tp_may_span_nodes=True))
-    assert spanning[(8, 1)].spans_nodes
-    assert "network" in spanning[(8, 1)].warning
+    assert spanning[(16, 1)].spans_nodes
+    assert spanning[(16, 1)].now == "free"
+    assert "network" in spanning[(16, 1)].warning
     assert not spanning[(4, 1)].warning
+    smaller = by_sizes(
+        topologies(
+            question(LLAMA_8B), ClusterView({"a": 4, "b": 4}, {"a": 4, "b": 4}), tp_may_span_nodes=True
+        )
+    )
+    assert (smaller[(8, 1)].now, smaller[(8, 1)].nodes_at_least) == ("free", 2)
+    assert "over 2 nodes" in smaller[(8, 1)].warning
+
+
+def test_what_the_cluster_is_too_small_for_is_planned_as_it_could_be() -> None:
+    ranked = topologies(question(LLAMA_70B), ClusterView({"a": 1}, {"a": 1}))
+    four = by_sizes(ranked)[(4, 1)]
+    assert (four.plan.verdict, four.impossible, four.now) == ("fits", "", "never")
+    assert four.now_reason == "The largest node has 1."
+    assert four.nodes_at_least == 1
+    assert any(one.marks for one in ranked)
+
+
+def test_what_the_cluster_can_hold_comes_before_what_it_never_can() -> None:
+    ranked = topologies(question(LLAMA_8B), ClusterView({"a": 2}, {"a": 2}))
+    fitting = [one.now for one in ranked if one.plan.verdict == "fits" and one.rank]
+    assert fitting[0] == "free"
+    assert fitting == sorted(fitting, key=lambda now: now == "never")
+    assert all(one.now == "free" for one in ranked if one.marks)
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "now"),
+    [
+        ({"a": 3, "b": 3}, {"a": 3, "b": 3}, "never"),
+        ({"a": 4, "b": 4}, {"a": 3, "b": 3}, "waits"),
+        ({"a": 4, "b": 4}, {"a": 2, "b": 2}, "free"),
+        ({"a": 4, "b": 4}, {"a": 1, "b": 4}, "free"),
+    ],
+)
+def test_room_that_would_split_a_group_is_none(total: dict[str, int], free: dict[str, int], now: str) -> None:
+    one = by_sizes(topologies(question(LLAMA_8B), ClusterView(total, free)))[(2, 2)]
+    assert one.now == now
+    assert ("would span nodes" in one.now_reason) == (now != "free")
+    assert one.is_possible  # on other nodes it would serve
+
+
+def test_a_size_that_every_usual_node_splits_is_impossible() -> None:
+    heads = {**LLAMA_8B, "num_attention_heads": 48, "num_key_value_heads": 48, "hidden_size": 6144}
+    one = by_sizes(
+        topologies(question({**heads, "vocab_size": 3072 * 40, "intermediate_size": 12288}), NOWHERE)
+    )
+    assert "would span nodes" in one[(3, 4)].impossible
+    assert not one[(3, 2)].impossible
+
+
+def test_without_a_core_beside_it_no_accelerator_is_free() -> None:
+    busy = ClusterView({"a": 8}, {"a": 8}, {"a": 0.0})
+    assert by_sizes(topologies(question(LLAMA_8B), busy))[(1, 1)].now == "waits"
+
+
+def on_cpu(**options: object) -> PlanRequest:
+    defaults: dict[str, object] = {
+        "config": LLAMA_8B, "node_memory_bytes": 96 << 30, "max_model_len": 4096,
+        "kv_cache_memory_bytes": 1 << 30,
+    }  # fmt: skip
+    return PlanRequest(**{**defaults, **options})  # type: ignore[arg-type]
+
+
+def test_on_cpu_all_ranks_share_one_node() -> None:
+    found = by_sizes(topologies(on_cpu(), ClusterView({"a": 2, "b": 2}, {"a": 2, "b": 2})))
+    assert found[(2, 1)].now == "free"
+    assert found[(1, 2)].now == "free"
+    both = found[(2, 2)]
+    assert (both.now, both.nodes_at_least, both.spans_nodes) == ("never", 1, False)
+    assert "share one node" in both.now_reason
+    assert not any("network" in one.impossible for one in found.values())
+    waits = by_sizes(topologies(on_cpu(), ClusterView({"a": 4}, {"a": 2})))[(2, 2)]
+    assert waits.now == "waits"
+
+
+def test_cpu_ranks_divide_one_nodes_memory() -> None:
+    plan = by_sizes(topologies(on_cpu(), ClusterView({"a": 8}, {"a": 8})))[(2, 2)].plan
+    assert plan.memory is not None
+    assert plan.memory.usable_bytes == (96 << 30) // 4
+
+
+def test_the_number_of_plans_is_bounded_whatever_the_nodes_have() -> None:
+    big = ClusterView({"a": 64, "b": 64}, {"a": 64, "b": 64})
+    for spans in (False, True):
+        ranked = topologies(question(LLAMA_8B), big, tp_may_span_nodes=spans, most_accelerators=10_000)
+        assert len(ranked) < 100
+        assert max(one.accelerators for one in ranked) <= 64
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from console.models import Role, User
 
 PUBLIC = {"login", "healthz", "readyz"}
-OWN_CHECK = {"logout"}
-"""Answers a POST of anybody by ending the session that came with it."""
+OWN_CHECK = {"logout", "prometheus"}
+"""The first answers a POST of anybody by ending the session that came with it; the second takes a bearer
+token (tests/unit/api/test_prometheus.py)."""
 VIEWER_POSTS = {"profile", "playground-history", "conversation-delete", "tokens", "token-revoke"}
 """Settings, conversations and tokens of one's own."""
 READ_BY_MORE = {"keys"}
@@ -23,6 +24,7 @@ VALUES: dict[str, Any] = {
     "verb": "stop",
     "number": 1,
     "part_name": "timeline",
+    "adapter": "nothing",
     "key_id": 1,
     "token_id": 1,
     "user_id": 1,

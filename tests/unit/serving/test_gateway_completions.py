@@ -3,20 +3,27 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import RequestCancelledError
 
 from serving.cluster import completions, wire
 from serving.cluster.completions import Completions
+from serving.cluster.handles import Handles
+from serving.cluster.limits import Limiter
+from serving.cluster.routes import Route
 from serving.cluster.spool import Spool
+from serving.cluster.table import KeyEntry, ModelEntry
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
 
 EVENT = b'data: {"choices": []}\n\n'
+DIED = {"status": 503, "error_class": "engine_died", "replica": "r1"}
 META = {"status": 500, "error_class": "engine_failed", "completion_tokens": 1}
 DONE = "data: [DONE]"
 
@@ -24,12 +31,19 @@ DONE = "data: [DONE]"
 class Engine:
     """An engine's handle whose answers are given; Ray is not needed to break off."""
 
-    def __init__(self, *, items: Sequence[Any] = (), failure: BaseException | None = None) -> None:
-        self.items, self.failure = items, failure
-        self.asked, self.cancelled = asyncio.Event(), False
+    def __init__(
+        self,
+        *,
+        items: Sequence[Any] = (),
+        failure: BaseException | None = None,
+        answers: Sequence[bytes] = (),
+    ) -> None:
+        self.items, self.failure, self.answers = items, failure, list(answers)
+        self.asked, self.cancelled, self.calls = asyncio.Event(), False, 0
         self.unary = self.stream = self.usage_of = SimpleNamespace(remote=self.remote)
 
     def remote(self, *_: Any) -> "Engine":
+        self.calls += 1
         return self
 
     def cancel(self) -> None:
@@ -42,13 +56,15 @@ class Engine:
         if self.cancelled:
             return b'{"completion_tokens": 1}'
         self.asked.set()
+        if self.answers:
+            return self.answers.pop(0)
         if self.failure is not None:
             raise self.failure
         await asyncio.Event().wait()
         return b""
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for item in self.items:
+        for item in [self.answers.pop(0)] if self.answers else self.items:
             yield item
         if self.failure is not None:
             raise self.failure
@@ -59,8 +75,13 @@ class Gateway:
 
     def __init__(self, engine: Engine, *, stream: bool, folder: Path) -> None:
         self.recorder = UsageRecorder(redis_url=None, spool=Spool(folder, writer="w"))
-        handles: Any = SimpleNamespace(of=lambda entry: engine)
-        self.completions = Completions(handles=handles, recorder=self.recorder)
+        handles: Any = Handles()
+        handles.of = lambda entry: engine
+        handles.retry_after_s = lambda entry: 12
+        self.handles = handles
+        self.entry = ModelEntry("demo", "model-demo", "engine", 1, "serve", "", 1.0, 0)
+        self.limiter = Limiter(redis_url=None)
+        self.completions = Completions(handles=handles, recorder=self.recorder, limiter=self.limiter)
         self.line = Timeline(request_id="r", path="/v1/chat/completions", started_at=1.0, started=1.0)
         self.line.stream, self.line.deployment = stream, "demo"
         self.sent: list[Any] = []
@@ -69,8 +90,8 @@ class Gateway:
         async def send(message: Any) -> None:
             self.sent.append(message)
 
-        entry: Any = SimpleNamespace(name="demo", state="serve", hold_s=1.0)
-        await self.completions.serve(entry, self.line, b"{}", send)
+        key = KeyEntry(1, "ci", is_internal=False)
+        await self.completions.serve(Route((self.entry,)), key, self.line, b"{}", send)
 
     @property
     def status(self) -> int:
@@ -81,7 +102,7 @@ class Gateway:
         return b"".join(message.get("body", b"") for message in self.sent).decode()
 
     @property
-    def records(self) -> list[tuple[str, int, str]]:
+    def records(self) -> list[tuple[str, int, str | None]]:
         rows = [json.loads(text) for text in self.recorder._queue]
         return [(row["outcome"], row["status"], row["error_class"]) for row in rows]
 
@@ -150,3 +171,99 @@ async def test_a_caller_who_leaves_is_an_abort_also_when_the_engine_hears_of_it_
         await serving
     await called.completions.finish()
     assert called.records == [("aborted", 499, "client_disconnected")]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_dead_engine_is_503_with_the_time_to_come_back(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    dropped: list[str] = []
+    monkeypatch.setattr(completions, "drop_replica", lambda handle, replica: dropped.append(replica))
+    monkeypatch.setattr(completions, "replicas_known", lambda handle: 0 if dropped else 1)
+    died = wire.refusal(DIED, b"{}") if stream else wire.pack(DIED, b"{}")
+    called = gateway(Engine(answers=[died]), stream=stream)
+    await called.serve()
+    assert called.status == 503 and dropped == ["r1"]
+    assert (b"retry-after", b"12") in called.sent[0]["headers"]
+    error = json.loads(called.text)["error"]
+    assert error["code"] == "engine_died" and "12 seconds" in error["message"]
+    assert called.records == [("error", 503, "engine_died")]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_another_replica_answers_for_one_whose_engine_is_dead(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(completions, "drop_replica", lambda handle, replica: None)
+    ok = {"status": 200, "completion_tokens": 1, "replica": "r2"}
+    if stream:
+        engine = Engine(answers=[wire.refusal(DIED, b"{}")], items=[EVENT, wire.closing(ok), wire.DONE])
+    else:
+        engine = Engine(answers=[wire.pack(DIED, b"{}"), wire.pack(ok, b"{}")])
+    called = gateway(engine, stream=stream)
+    await called.serve()
+    assert called.status == 200 and engine.calls == 2
+    assert called.records == [("ok", 200, None)]
+
+
+async def test_a_replica_whose_process_is_gone_is_not_asked_for_ever(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completions, "drop_replica", lambda handle, replica: None)
+    engine = Engine(failure=ActorDiedError())
+    called = gateway(engine, stream=False)
+    await called.serve()
+    assert called.status == 503 and engine.calls == 3
+    assert called.records == [("error", 503, "engine_died")]
+
+
+@pytest.mark.parametrize(
+    ("before", "sleeps", "woke"),
+    [
+        ("nothing known", True, True),
+        ("this revision answered", True, True),
+        ("another revision answered", True, False),
+        ("it died", True, False),
+        ("this revision answered", False, False),
+    ],
+)
+async def test_a_caller_woke_a_model_only_when_it_slept(
+    gateway: Callable[..., Gateway],
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    sleeps: bool,
+    woke: bool,
+) -> None:
+    ok = {"status": 200, "completion_tokens": 1, "replica": "r2"}
+    called = gateway(Engine(answers=[wire.pack(ok, b"{}")]), stream=False)
+    called.entry = replace(called.entry, sleeps=sleeps)
+    if before == "it died":
+        called.handles.note_death(called.entry)
+    elif before != "nothing known":
+        called.handles.note_answer(replace(called.entry, revision=1 if "this" in before else 0))
+    monkeypatch.setattr(completions, "replicas_known", lambda handle: 0)
+    monkeypatch.setattr(completions, "HELD_S", 0.0)
+
+    async def up(entry: ModelEntry, *, timeout_s: float) -> bool:
+        await asyncio.sleep(0.01)
+        return True
+
+    called.handles.wait_for_replica = up
+    await called.serve()
+    row = json.loads(called.recorder._queue[0])
+    assert (called.status, row["woke"]) == (200, woke)
+    assert (row["gateway_s"] is not None) == woke, "a hold that is no wake must not pass for a first token"
+
+
+async def test_a_refused_caller_is_told_the_seconds(
+    gateway: Callable[..., Gateway], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = gateway(Engine(), stream=False)
+    monkeypatch.setattr(completions, "replicas_known", lambda handle: 0)
+
+    async def not_up(entry: ModelEntry, *, timeout_s: float) -> bool:
+        return False
+
+    called.handles.wait_for_replica = not_up
+    await called.serve()
+    assert called.status == 503 and "Try again in 12 seconds." in called.text

@@ -186,7 +186,8 @@ async def test_a_redis_that_does_not_answer_costs_no_record(tmp_path: Path, unus
 
 def result(*tokens: int, index: int = 0, finish: str | None = None) -> SimpleNamespace:
     output = SimpleNamespace(index=index, token_ids=list(tokens), finish_reason=finish)
-    stats = SimpleNamespace(queued_ts=1.0, scheduled_ts=1.25, first_token_ts=2.0)
+    last = 2.0 + 0.5 * len(tokens)
+    stats = SimpleNamespace(queued_ts=1.0, scheduled_ts=1.25, first_token_ts=2.0, last_token_ts=last)
     return SimpleNamespace(
         request_id="r", num_cached_tokens=2, prompt_token_ids=[1, 2, 3], outputs=[output], metrics=stats
     )
@@ -208,7 +209,8 @@ async def test_meters_count_deltas_and_cumulative_results(kind: int, tokens: int
     assert len(seen) == 2
     meta = meter.meta()
     assert (meta["completion_tokens"], meta["prompt_tokens"], meta["cached_tokens"]) == (tokens, 3, 2)
-    assert (meta["queue_s"], meta["prefill_s"], meta["finish_reason"]) == (0.25, 0.75, "stop")
+    assert (meta["queue_s"], meta["prefill_s"], meta["decode_s"]) == (0.25, 0.75, 1.5)
+    assert meta["finish_reason"] == "stop"
 
 
 async def test_choices_of_one_request_add_up() -> None:
@@ -220,7 +222,9 @@ async def test_choices_of_one_request_add_up() -> None:
 
 
 async def test_an_aborted_requests_counts_are_read_before_they_are_forgotten() -> None:
-    stats = SimpleNamespace(num_generation_tokens=9, queued_ts=0.0, scheduled_ts=0.1, first_token_ts=0.2)
+    stats = SimpleNamespace(
+        num_generation_tokens=9, queued_ts=0.0, scheduled_ts=0.1, first_token_ts=0.2, last_token_ts=0.9
+    )
     states = {"r": SimpleNamespace(prompt_len=4, stats=stats)}
 
     async def abort(names: tuple[str, ...]) -> None:
@@ -233,3 +237,4 @@ async def test_an_aborted_requests_counts_are_read_before_they_are_forgotten() -
     await metered_abort(client)("r")
     assert states == {}
     assert (meter.meta()["prompt_tokens"], meter.meta()["completion_tokens"]) == (4, 9)
+    assert meter.meta()["decode_s"] == pytest.approx(0.7)

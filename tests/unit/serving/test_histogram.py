@@ -39,9 +39,36 @@ def test_merging_parts_equals_observing_everything_at_once(parts):
 
 
 @given(st.lists(durations, max_size=50))
-def test_a_histogram_survives_a_json_column(values):
+def test_a_histogram_survives_its_column(values):
     counts = counted(values)
-    assert histogram.from_json(json.loads(json.dumps(histogram.to_json(counts)))) == counts
+    assert histogram.decode(histogram.encode(counts)) == counts
+
+
+@given(st.dictionaries(st.integers(0, 2000), st.integers(1, 2**63), max_size=60))
+def test_every_histogram_survives_its_column_whatever_its_gaps_and_counts(counts):
+    assert histogram.decode(histogram.encode(counts)) == counts
+
+
+def test_sixty_requests_take_a_fraction_of_what_json_takes():
+    counts = counted([0.2 + 0.01 * i for i in range(60)])
+    assert len(histogram.encode(counts)) * 4 < len(json.dumps({str(i): n for i, n in counts.items()}))
+    assert histogram.encode({}) == b""
+    assert histogram.decode(b"") == {}
+
+
+@pytest.mark.parametrize("stored", [b"\x03ab", b"\x01a", b"\x02abcd", b"x"])
+def test_bytes_that_are_no_histogram_are_refused(stored):
+    with pytest.raises(ValueError, match="no histogram"):
+        histogram.decode(stored)
+
+
+@given(st.lists(durations, max_size=80), durations)
+def test_what_counts_as_within_a_limit_surely_is_and_misses_at_most_five_percent_below(values, limit_s):
+    counts = counted(values)
+    held_s = histogram.held_limit_s(limit_s)
+    assert histogram.within(counts, limit_s) == sum(value < held_s for value in values)
+    assert histogram.within(counts, limit_s) == histogram.within(counts, held_s)
+    assert held_s <= limit_s < held_s * 1.0501
 
 
 def test_the_quantile_of_a_sum_is_not_the_mean_of_quantiles():

@@ -48,11 +48,10 @@ def test_several_engines_of_one_replica_sum_their_requests_and_average_their_cac
     assert figures["kv_cache_usage"] == pytest.approx(0.4)
 
 
-def test_requests_queued_in_serve_handles_are_summed_by_application():
-    line = (
-        'ray_serve_deployment_queued_queries{actor_id="%s",application="model-demo",deployment="engine"} %s'
-    )
-    page = metrics.read_page("\n".join([line % ("x", 2.0), line % ("y", 3.0)]))
+def test_callers_who_wait_are_summed_over_gateways_and_serves_own_count_is_not_taken():
+    line = 'ray_raydeck_callers_waiting{WorkerId="%s",application="model-demo"} %s'
+    wake = 'ray_serve_deployment_queued_queries{application="model-demo",deployment="engine"} 1.0'
+    page = metrics.read_page("\n".join([line % ("x", 2.0), line % ("y", 3.0), wake]))
     assert page.queued == {"model-demo": 5.0}
 
 
@@ -161,7 +160,7 @@ class TestRecording:
             "kv_cache_bytes": 67_108_864.0,
             "process_memory_bytes": 1_572_560_896.0,
         }
-        assert page.queued == {"gateway": 0.0, "model-demo": 0.0}
+        assert page.queued == {}
 
     def test_its_counters_count_tokens(self, page):
         counted = {metrics.COUNTERS[name]: found for (name, _), found in page.counters.items()}

@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
-from serving.observed import PhaseInput, SeenApp, SeenReplica, phase_of
-from serving.progress import Deadlines, Progress, Wanted, advance, smoke_answered
+import pytest
+
+from serving.observed import PhaseInput, SeenApp, SeenReplica, phase_of, words_of
+from serving.progress import CRASHED, WOKE, Deadlines, Progress, Wanted, advance, smoke_answered
 
 T0 = 1_000.0
 DEADLINES = Deadlines(placing_s=60, start_s=300)
@@ -32,7 +34,7 @@ def step(known: Progress, seen: SeenApp | None, now: float, **changes: object):
         "wanted": WANTED,
         "app": seen,
         "replica_phases": {},
-        "lost_starts": 0,
+        "failed_start": None,
         "last_seen_at": now - 1,
         "deadlines": DEADLINES,
         "now": now,
@@ -111,13 +113,13 @@ def test_a_failed_start_is_reported_once_and_then_left_alone() -> None:
 def test_what_ray_never_places_fails_at_the_placing_deadline() -> None:
     known = step(Progress(), app(), T0 + 2).progress
     assert step(known, app(), T0 + 60).failure_code == ""
-    assert step(known, app(), T0 + 62).failure_code == "not_placed"
+    assert step(known, app(), T0 + 63).failure_code == "not_placed"
 
 
 def test_a_start_that_never_ends_fails_at_the_start_deadline() -> None:
     known = step(Progress(), app("DEPLOYING", replica()), T0 + 2).progress
     assert step(known, app("DEPLOYING", replica()), T0 + 299).failure_code == ""
-    assert step(known, app("DEPLOYING", replica()), T0 + 302).failure_code == "start_timeout"
+    assert step(known, app("DEPLOYING", replica()), T0 + 303).failure_code == "start_timeout"
 
 
 def test_ray_forgetting_a_deployment_that_ran_for_days_is_a_restart_not_a_failure() -> None:
@@ -150,7 +152,7 @@ def test_a_smoke_that_is_never_answered_fails_the_start() -> None:
     running = app("RUNNING", replica("RUNNING"))
     known = step(Progress(), running, T0 + 5).progress
     assert not step(known, running, T0 + 299).is_overdue
-    assert step(known, running, T0 + 302).is_overdue
+    assert step(known, running, T0 + 306).is_overdue
 
 
 def test_an_answer_proves_nothing_while_replicas_of_the_revision_before_still_serve() -> None:
@@ -167,21 +169,72 @@ def test_a_wake_that_nobody_watched_and_ended_asleep_is_asleep() -> None:
     assert again.failure_code == "" and phase(again.progress, T0 + 5000) == "asleep"
 
 
-def test_three_starts_that_died_are_enough() -> None:
+def after_failed_starts(causes: list[str]) -> list[str]:
+    """The failure codes of a start whose replicas die of these causes, one after another."""
     known = step(Progress(), app("DEPLOYING", replica()), T0 + 2).progress
-    for count in (1, 2):
-        seen = step(known, app("DEPLOYING", replica(name=f"r{count}")), T0 + 10, lost_starts=1)
-        assert seen.failure_code == ""
+    codes = []
+    for count, cause in enumerate(causes):
+        seen = step(known, app("DEPLOYING", replica(name=f"r{count}")), T0 + 10 + count, failed_start=cause)
+        codes.append(seen.failure_code)
         known = seen.progress
-    assert step(known, app("DEPLOYING", replica(name="r9")), T0 + 30, lost_starts=1).failure_code == "gave_up"
+    return codes
+
+
+def test_three_starts_that_died_of_the_same_are_enough() -> None:
+    causes = ["OSError: no file at 0x7f21, pid 41", "OSError: no file at 0x7a90, pid 4711"]
+    assert after_failed_starts([*causes, causes[0]]) == ["", "", "gave_up"]
+
+
+def test_starts_that_died_of_different_causes_get_twice_as_many_tries() -> None:
+    causes = ["out of memory", "port taken", "out of memory", "no such file", "port taken", "timeout"]
+    assert after_failed_starts(causes) == ["", "", "", "", "", "gave_up"]
+    assert after_failed_starts(["port taken", *["out of memory"] * 3]) == ["", "", "", "gave_up"]
+
+
+def test_a_deployment_that_became_ready_starts_counting_anew() -> None:
+    known = step(Progress(), app("DEPLOYING", replica()), T0 + 2, failed_start="port taken").progress
+    assert known.start_failures == 1
+    known = smoke_answered(known, revision=1, now=T0 + 20)
+    assert (known.start_failures, known.start_causes) == (0, [])
+
+
+def test_a_start_after_a_crash_counts_from_the_crash() -> None:
+    crash = T0 + 600
+    lost = step(ready(), app("UNHEALTHY", target=1), crash, last_seen_at=crash - 4).progress
+    assert (lost.start_kind, lost.queued_at, lost.placing_at) == (CRASHED, crash, crash)
+    again = app("UNHEALTHY", replica(started=crash - 2, pid=None, name="r2"), target=1)
+    seen = step(ready(), again, crash, last_seen_at=crash - 4).progress
+    assert seen.queued_at == crash - 2, "its replica was there before anybody looked"
+
+
+def test_a_wake_counts_from_the_request_that_caused_it() -> None:
+    asleep = step(ready(), app("RUNNING", target=0), T0 + 100).progress
+    seen = app("RUNNING", replica(started=T0 + 897, name="r2"), target=1)
+    waking = step(asleep, seen, T0 + 900, last_seen_at=T0 + 895).progress
+    assert (waking.start_kind, waking.queued_at) == (WOKE, T0 + 897)
+
+
+def test_a_replica_that_is_being_stopped_says_nothing_of_the_start_after_it() -> None:
+    lost = step(ready(), app("UNHEALTHY", target=1), T0 + 600).progress
+    dying = replica("STOPPING", name="r1")
+    reported = {"r1": {"loading": T0 + 3, "warming": T0 + 9}}
+    seen = step(lost, app("UNHEALTHY", dying, target=1), T0 + 601, replica_phases=reported)
+    assert phase(seen.progress, T0 + 601) == "placing"
+
+
+def test_placing_begins_when_ray_has_taken_the_document_and_never_before_it_was_asked_for() -> None:
+    known = step(Progress(), None, T0 + 9).progress
+    assert (known.sent_at, known.placing_at) == (T0 + 1, T0 + 9)
+    earlier = replace(WANTED, sent_at=T0 - 50)
+    assert step(Progress(), None, T0 - 1, wanted=earlier).progress.placing_at == T0
 
 
 def test_an_idle_deployment_falls_asleep_and_wakes_with_new_times() -> None:
     asleep = step(ready(), app("RUNNING", target=0), T0 + 100).progress
     assert phase(asleep, T0 + 100) == "asleep"
     assert step(asleep, app("RUNNING", target=0), T0 + 150).progress.asleep_at == T0 + 100
-    waking = step(asleep, app("RUNNING", replica(started=T0 + 199, name="r2"), target=1), T0 + 200).progress
-    assert phase(waking, T0 + 200) == "placing" and waking.placing_at == T0 + 200
+    waking = step(asleep, app("RUNNING", replica(started=T0 + 199.5, name="r2"), target=1), T0 + 200).progress
+    assert phase(waking, T0 + 200) == "placing" and waking.placing_at == T0 + 199.5
     awake = step(waking, app("RUNNING", replica("RUNNING", started=T0 + 199, name="r2")), T0 + 230)
     assert awake.needs_smoke
 
@@ -219,6 +272,32 @@ def test_old_observations_say_unknown_and_never_ready() -> None:
     )
     assert phase_of(seen, T0 + 10) == "ready"
     assert phase_of(seen, T0 + 31) == "unknown"
+
+
+SLOW = "Deployment 'engine' in application 'model-demo' has 1 replicas that have taken more than 30s to "
+NEEDS, FREE = '[{"CPU": 1.0, "GPU": 1.0}]', '{"CPU": 2.0}'
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            SLOW + "initialize.\nThis may be caused by a slow __init__ or reconfigure method.",
+            "Its replica has been loading for more than 30 s; large models and cold disks take that long.",
+        ),
+        (
+            SLOW + "be scheduled. This may be due to waiting. Resources required for each replica:"
+            f" {NEEDS}, total resources available: {FREE}. Use `ray status` for more details.",
+            f"Ray has found no room for its replica for more than 30 s: it needs {NEEDS}, free are {FREE}.",
+        ),
+        (
+            "A replica's health check failed. This deployment will be UNHEALTHY until the replica recovers.",
+            "A replica died; Ray starts another in its place.",
+        ),
+    ],
+)
+def test_what_ray_says_of_a_slow_start_is_put_into_operators_words(said: str, words: str) -> None:
+    assert words_of(SeenApp(name="model-a", status="DEPLOYING", deployment_message=said)) == words
 
 
 def test_what_ray_says_of_a_retry_is_one_line_without_its_internals() -> None:

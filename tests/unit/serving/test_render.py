@@ -2,6 +2,7 @@
 
 from decimal import Decimal
 
+from serving.cluster.ranks import group_of
 from serving.render import ClusterOptions, GatewayTable, cpu_kv_cache_bytes, digest_of, redacted, render
 from serving.spec import CapacitySpec, DeploymentSpec, EngineSpec
 
@@ -45,6 +46,23 @@ def test_capacity_changes_only_the_override_and_engine_changes_only_the_argument
     longer = EngineSpec(model="demo", model_source="/models/demo", max_model_len=2048)
     changed = apps(make_spec(engine=longer, revision=2))["model-demo"]
     assert changed["args"] != before["args"] and changed["deployments"] == before["deployments"]
+
+
+def test_a_group_that_may_span_nodes_is_said_only_where_it_may() -> None:
+    args = apps(make_spec())["model-demo"]["args"]
+    assert "tp_may_span_nodes" not in args  # one more argument would restart every replica there is
+    assert group_of(args).strategy == "STRICT_PACK"
+    wide = EngineSpec(
+        model="demo",
+        model_source="/models/demo",
+        max_model_len=1024,
+        accelerator_type="H100",
+        tensor_parallel_size=16,
+        tp_may_span_nodes=True,
+    )
+    group = group_of(apps(make_spec(engine=wide))["model-demo"]["args"])
+    assert group.tp_may_span_nodes
+    assert group.strategy == "PACK"
 
 
 def test_the_override_is_there_for_the_smallest_deployment_with_a_real_target() -> None:

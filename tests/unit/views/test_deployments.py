@@ -247,11 +247,31 @@ def test_roll_back_is_offered_and_makes_a_revision(
     as_operator.post("/deployments/chat/edit/", edit_values(form_values, chat))
     page = as_operator.get("/deployments/chat/").content.decode()
     assert 'aria-label="Roll back to revision 1"' in page
-    assert as_operator.post("/deployments/chat/action/rollback/", {"revision": "1"}).status_code == 302
+    chat.refresh_from_db()
+    assert f'name="expected_version" value="{chat.version}"' in page
+    back = {"revision": "1", "expected_version": str(chat.version)}
+    assert as_operator.post("/deployments/chat/action/rollback/", back).status_code == 302
     chat.refresh_from_db()
     assert chat.current_revision
     assert chat.current_revision.number == 3
     assert chat.current_revision.rolled_back_from == 1
+
+
+def test_a_roll_back_from_a_page_that_is_out_of_date_is_refused(
+    as_operator: Client, deploy: Deploy, form_values: Form
+) -> None:
+    chat = deploy("chat")
+    as_operator.post("/deployments/chat/edit/", edit_values(form_values, chat))
+    chat.refresh_from_db()
+    seen = chat.version
+    edit = {**edit_values(form_values, chat), "max_model_len": "256"}
+    assert as_operator.post("/deployments/chat/edit/", edit).status_code == 302
+    back = {"revision": "1", "expected_version": str(seen)}
+    refused = as_operator.post("/deployments/chat/action/rollback/", back)
+    assert refused.status_code == 409
+    assert "changed chat while you were" in refused.content.decode()
+    assert as_operator.post("/deployments/chat/action/rollback/", {"revision": "1"}).status_code == 400
+    assert chat.revisions.count() == 3
 
 
 def test_deleting_takes_the_typed_name(as_operator: Client, deploy: Deploy) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from django.test import Client
 
 from console import auth, people, secrets
 from console.actions import Actor, create_key
-from console.models import ApiKey, ApiToken, Event, RequestRecord, User
+from console.models import ApiKey, ApiToken, ClusterStatus, Event, RequestRecord, User
 from serving import keys
 from serving.errors import InvalidSpec
 from tests.unit.conftest import make_user
@@ -78,7 +79,7 @@ def test_the_list_says_who_when_and_how_often(as_operator: Client, operator: Use
         )
     text = text_of(as_operator.get("/keys/"))
     assert "by operator-person" in text and "never" in text
-    assert re.search(r'data-label="Requests">3<', text)
+    assert re.search(r'data-label="Requests"><a[^>]*>3<', text)
 
 
 def test_the_list_takes_the_same_queries_for_many_keys(
@@ -133,6 +134,67 @@ def test_a_viewer_sees_keys_and_may_neither_make_nor_revoke_one(as_viewer: Clien
 @pytest.mark.parametrize("address", ["/keys/", "/settings/tokens/", "/settings/users/", "/settings/profile/"])
 def test_nobody_sees_these_pages_without_logging_in(client: Client, address: str) -> None:
     assert client.get(address).headers["Location"] == f"/login/?next={address}"
+
+
+# --- limits ------------------------------------------------------------------------------------------------
+
+LIMITS = {"requests_per_minute": "60", "budget_usd_per_day": "1.5", "expires_at": "2030-01-02T03:04"}
+
+
+def test_a_key_is_made_with_limits(as_operator: Client) -> None:
+    assert as_operator.post("/keys/", {"name": "ci", **LIMITS}).status_code == 201
+    assert ApiKey.objects.get().limits == {
+        "requests_per_minute": 60,
+        "budget_usd_per_day": "1.5",
+        "expires_at": "2030-01-02T03:04:00Z",
+    }
+    text = text_of(as_operator.get("/keys/"))
+    assert "of 60" in text and "requests/min" in text and "of $1.50" in text and "until" in text
+
+
+def test_a_limit_that_is_none_is_named_and_nothing_typed_is_lost(as_operator: Client) -> None:
+    response = as_operator.post("/keys/", {"name": "ci", **LIMITS, "tokens_per_minute": "many"})
+    text = text_of(response)
+    assert response.status_code == 400 and "Enter a whole number" in text and not ApiKey.objects.exists()
+    assert 'value="60"' in text and 'value="2030-01-02T03:04"' in text
+    over = {"name": "ci", "budget_usd_per_day": "5", "budget_usd_per_month": "1"}
+    assert "it would never act" in text_of(as_operator.post("/keys/", over))
+
+
+def test_a_keys_limits_are_edited_and_the_second_person_is_told(as_operator: Client, operator: User) -> None:
+    key, _ = create_key(actor=Actor(operator), name="ci", limits={"requests_per_minute": 60})
+    address = f"/keys/{key.pk}/edit/"
+    text = text_of(as_operator.get(address))
+    assert 'value="60"' in text and "Used now" in text
+    first = {"name": "ci", "requests_in_flight": "4", "expected_version": "1"}
+    assert as_operator.post(address, first).status_code == 302
+    key.refresh_from_db()
+    assert key.limits == {"requests_in_flight": 4}
+    late = as_operator.post(address, {"name": "ci", "requests_in_flight": "9", "expected_version": "1"})
+    shown = text_of(late)
+    assert late.status_code == 409 and "Their version beside yours" in shown
+    assert 'name="expected_version" value="2"' in shown and 'value="9"' in shown
+    assert Event.objects.filter(kind="key.edited").count() == 1
+
+
+def test_a_viewer_edits_no_key(as_viewer: Client, operator: User) -> None:
+    key, _ = create_key(actor=Actor(operator), name="ci")
+    assert as_viewer.post(f"/keys/{key.pk}/edit/", {"name": "x", "expected_version": "1"}).status_code == 403
+
+
+def test_keys_with_limits_take_the_same_queries(
+    as_operator: Client, operator: User, django_assert_max_num_queries: Any
+) -> None:
+    for number in range(30):
+        create_key(actor=Actor(operator), name=f"key-{number}", limits={"requests_per_minute": 5})
+    with django_assert_max_num_queries(11):
+        as_operator.get("/keys/")
+
+
+def test_the_page_says_when_limits_are_not_shared(as_operator: Client) -> None:
+    said = {"redis": "away", "at": time.time()}
+    ClusterStatus.objects.create(pk=1, gateway_limits=said)
+    assert "each of its replicas keeps the limits by itself" in text_of(as_operator.get("/keys/"))
 
 
 # --- tokens ------------------------------------------------------------------------------------------------

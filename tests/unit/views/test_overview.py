@@ -33,7 +33,7 @@ def sample(deployment: Deployment, at: int, **values: object) -> Sample:
     counts: dict[int, int] = {}
     histogram.observe(counts, 0.4)
     given = {
-        "ttft": histogram.to_json(counts),
+        "ttft": counts,
         "completion_tokens": 120,
         "cost_per_hour_usd": Decimal("0.05"),
     }

@@ -10,7 +10,7 @@ from django.test import Client
 
 from console.deployment_plan import make_plan
 from console.forms import DeploymentForm
-from console.models import AcceleratorPrice, ClusterStatus, Deployment, RegisteredModel
+from console.models import AcceleratorPrice, ClusterStatus, Deployment, RegisteredModel, Replica
 from tests.unit.planner.configs import LLAMA_8B, LLAMA_70B, QWEN_7B
 from tests.unit.views.conftest import NODE
 
@@ -121,6 +121,84 @@ def test_claims_of_others_leave_less_room(
     assert as_operator.post("/deployments/new/", {**both, "name": "other"}).status_code == 302
     assert "no room" in words(as_operator.post("/deployments/new/check/", on_gpus))
     assert "0 of 8 are free" in words(as_operator.post("/deployments/new/topologies/", on_gpus))
+
+
+def test_a_small_cluster_still_shows_what_could_be(
+    as_operator: Client, gpus: ClusterStatus, llama: RegisteredModel, on_gpus: Form
+) -> None:
+    gpus.nodes = [{**NODE, "accelerators": {"H100": 1}}]
+    gpus.save()
+    page = words(as_operator.post("/deployments/new/topologies/", on_gpus))
+    assert "The largest node has 1." in page
+    assert "would span 2 nodes of 1" not in page
+
+
+def test_a_group_may_span_nodes_with_a_warning(
+    as_operator: Client, gpus: ClusterStatus, llama: RegisteredModel, on_gpus: Form
+) -> None:
+    assert 'name="tp_may_span_nodes"' in as_operator.get("/deployments/new/").content.decode()
+    wide = {**on_gpus, "tensor_parallel_size": "8"}
+    assert "no room" in words(as_operator.post("/deployments/new/check/", wide))
+    asked = {**wide, "tp_may_span_nodes": "on"}
+    panel = words(as_operator.post("/deployments/new/check/", asked))
+    assert "there is room" in panel
+    assert "waits twice for the network" in panel
+    assert "Tensor parallel over 2 nodes" in words(as_operator.post("/deployments/new/topologies/", asked))
+    assert as_operator.post("/deployments/new/", asked).status_code == 302
+    revision = Deployment.objects.get().current_revision
+    assert revision is not None
+    assert revision.engine["tp_may_span_nodes"] is True
+    assert "checked" in as_operator.get("/deployments/chat/edit/").content.decode()
+
+
+def test_an_edit_shows_what_the_update_holds_and_the_new_price(
+    as_operator: Client, gpus: ClusterStatus, llama: RegisteredModel, on_gpus: Form
+) -> None:
+    for kind, usd in (("H100", "2.5"), ("L40S", "0.75")):
+        AcceleratorPrice.objects.create(
+            accelerator_type=kind, usd_per_hour=usd, from_date="2026-01-01", source="contract"
+        )
+    assert as_operator.post("/deployments/new/", on_gpus).status_code == 302
+    chat = Deployment.objects.get()
+    Replica.objects.create(
+        deployment=chat, deployment_name="chat", replica_id="r0", node_id="n1", revision=1,
+        state="RUNNING", started_at=1.0, last_seen_at=1.0,
+    )  # fmt: skip
+    edit = {
+        **on_gpus, "tensor_parallel_size": "2", "editing": "chat", "expected_version": str(chat.version),
+        "price_per_accelerator_hour_usd": "2.5",
+    }  # fmt: skip
+    panel = words(as_operator.post("/deployments/new/check/", edit))
+    assert "During this update 2 to 3 × H100" in panel
+    assert "Callers wait" in panel
+    assert "during this update 2 to 3" in words(as_operator.post("/deployments/new/topologies/", edit))
+    gpus.nodes = [{**NODE, "accelerators": {"L40S": 4}}]
+    gpus.save()
+    other = {**edit, "accelerator_type": "L40S"}
+    assert "$1.50/h" in words(as_operator.post("/deployments/new/check/", other))
+    assert as_operator.post("/deployments/chat/edit/", other).status_code == 302
+    chat.refresh_from_db()
+    assert str(chat.price_per_accelerator_hour_usd) == "0.750000"
+
+
+def test_what_nobody_counted_keeps_the_panel_from_saying_fits(
+    as_operator: Client, gpus: ClusterStatus, llama: RegisteredModel, on_gpus: Form
+) -> None:
+    asked = {**on_gpus, "engine_kwargs": '{"speculative_config": {"method": "ngram"}}'}
+    panel = words(as_operator.post("/deployments/new/check/", asked))
+    assert "Tight" in panel
+    assert "Not counted: speculative_config" in panel
+
+
+def test_an_unknown_architecture_is_not_shown_as_one_that_does_not_fit(
+    as_viewer: Client, gpus: ClusterStatus, llama: RegisteredModel
+) -> None:
+    RegisteredModel.objects.filter(pk=llama.pk).update(
+        config={**LLAMA_8B, "model_type": "nobody-knows", "architectures": ["NobodyKnowsForCausalLM"]}
+    )
+    page = as_viewer.get("/models/").content.decode()
+    assert re.search(r'class="fit u">.*?H100 unknown</summary>', page, re.S)
+    assert 'class="fit b"' not in page
 
 
 def test_without_a_model_or_its_files_the_fragments_say_what_is_missing(

@@ -17,6 +17,7 @@ from console.firstrun import DEMO_FOLDER
 from console.models import (
     ChatMessage,
     Conversation,
+    CostAccounting,
     Deployment,
     DeploymentStatus,
     RegisteredModel,
@@ -111,6 +112,12 @@ def test_a_sleeping_deployment_can_be_chosen_and_says_that_it_wakes(as_viewer: C
     assert "The first message wakes it" in text_of(response) and "disabled" not in text_of(response)
 
 
+def test_a_model_that_makes_no_text_is_not_offered(as_viewer: Client) -> None:
+    make_deployment("words", ready_at=time.time(), replicas_running=1)
+    RegisteredModel.objects.filter(name="model-of-words").update(facts={"architecture": "BertModel"})
+    assert "words" not in text_of(as_viewer.get("/playground/choices/"))
+
+
 def test_the_address_names_the_deployment(as_viewer: Client) -> None:
     make_deployment("alpha")
     make_deployment("beta")
@@ -146,6 +153,21 @@ def test_the_engines_figures_join_a_kept_reply(as_viewer: Client, viewer: User) 
     assert stats["engine_ttft_s"] == pytest.approx(0.03)
     assert (stats["completion_tokens"], stats["prompt_tokens"], stats["tokens_counted"]) == (5, 12, False)
     assert as_viewer.get("/playground/requests/request-1/").json()["known"] is True
+
+
+def test_what_a_reply_has_cost_is_said_once_its_time_is_shared_out(as_viewer: Client, viewer: User) -> None:
+    RequestRecord.objects.create(
+        id="request-1", user_name=viewer.username, deployment_name="demo", path="/", started_at=1000,
+        finished_at=1010, status=200, outcome="ok", cost_units=1_234_567,
+    )  # fmt: skip
+    address = "/playground/requests/request-1/"
+    assert as_viewer.get(address).json()["allocated_usd"] is None
+    CostAccounting.objects.create(pk=1, until=1009)
+    assert as_viewer.get(address).json()["allocated_usd"] is None
+    CostAccounting.objects.update(until=1010)
+    assert as_viewer.get(address).json()["allocated_usd"] == "0.000001234567"
+    (replies,) = data_of(as_viewer.get(f"/playground/{make_chat(viewer).pk}/"))["replies"].values()
+    assert replies[0]["stats"]["allocated_usd"] == "0.000001234567"
 
 
 def test_other_peoples_requests_are_unknown(as_viewer: Client, operator: User) -> None:

@@ -64,6 +64,13 @@ class FakeRay:
         self._engine(name)["replicas"] = []
         self.apps[name]["status"] = "UNHEALTHY"
 
+    def start_dies(self, name: str, cause: str) -> None:
+        """A replica of a start under way ended; Ray tries again."""
+        engine = self._engine(name)
+        engine["recent_dead_replicas"] = engine["replicas"]
+        engine["replicas"] = []
+        engine["message"] = f"A replica failed to start with exception. Error:\nraydeck-cause:\n{cause}"
+
     def sleep(self, name: str) -> None:
         """Scaled to zero."""
         self._engine(name).update(replicas=[], target_num_replicas=0)
@@ -113,6 +120,7 @@ class FakeRay:
                     "start_time_s": time.time(),
                     "node_id": "node1",
                     "worker_id": f"worker{self._replicas}",
+                    "log_file_path": f"/serve/replica_{self._replicas}.log",
                 }
             )
         return engine["replicas"][0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.test import Client
 
 from console import actions, states
 from console.events import SYSTEM
@@ -20,8 +21,10 @@ from console.models import (
     RegisteredModel,
     Replica,
     Revision,
+    User,
 )
 from serving.client import RayClient
+from tests.unit.planner.configs import LLAMA_8B
 from tests.unit.workers.fake_ray import FakeRay
 from workers import lease, observe
 from workers.observe import LeaseLost
@@ -43,6 +46,11 @@ def ray() -> Iterator[FakeRay]:
 @pytest.fixture
 def model(db: None) -> RegisteredModel:
     return RegisteredModel.objects.create(name="demo", source_kind="folder", source="/m", facts={})
+
+
+@pytest.fixture
+def viewer(db: None) -> User:
+    return User.objects.create_user("vera", password="x", role="viewer")
 
 
 class Reconciler:
@@ -114,6 +122,20 @@ def test_a_deployment_is_followed_to_ready_with_one_put_and_one_event_a_phase(
     kinds = list(Event.objects.filter(source="system").order_by("id").values_list("kind", flat=True))
     phases = [k for k in kinds if k.split(".")[1] in ("placing", "loading", "warming", "ready")]
     assert phases == ["deployment.placing", "deployment.loading", "deployment.warming", "deployment.ready"]
+
+
+def test_what_no_longer_finds_room_is_refused_by_its_own_plan_and_not_sent(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    RegisteredModel.objects.update(config=LLAMA_8B)
+    deploy(engine={"max_model_len": 1024, "kv_cache_memory_bytes": 8 << 40})  # no cluster was seen yet
+    reconcile()
+    failure = DeploymentStatus.objects.get().failure
+    assert failure is not None
+    assert failure["code"] == "not_placeable"
+    assert "8207.5 GiB of its node's memory" in failure["cause"]
+    assert "Needs: 1 replica" in failure["raw"]
+    assert [app["name"] for app in ray.puts[-1]["applications"]] == ["gateway"]
 
 
 def test_timeline_seconds_add_up_to_the_time_to_ready(
@@ -363,12 +385,125 @@ def test_a_dead_engine_is_not_called_ready_and_recovers(
 ) -> None:
     deploy()
     make_ready(ray, reconcile)
+    DeploymentStatus.objects.update(queued_at=time.time() - 600)
+    ray.logs["replica.log"] = "ERROR raydeck-engine-died"
     ray.kill_replica("model-chat")
     reconcile()
     assert phase() == "placing" and len(ray.puts) == 1
+    died, again = Event.objects.order_by("id").filter(source="system")[4:]
+    assert (died.kind, died.level) == ("deployment.engine_died", "bad")
+    assert "engine process died" in died.message and "sent to Ray" not in again.message
     ray.finish("model-chat")
     reconcile()
     assert phase() == "ready" and Replica.objects.filter(ended_at=None).count() == 1
+    state = states.deployment_state(Deployment.objects.get(), time.time())
+    assert state["ready_in_s"] < 60 and state["phases"][0]["seconds"] < 60
+    assert Event.objects.filter(kind="deployment.ready").first().message.startswith("chat is ready again")
+
+
+def test_which_revision_answers_is_read_from_the_replicas(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel, client: Client, viewer: User
+) -> None:
+    version = deploy().version
+    make_ready(ray, reconcile)
+    client.force_login(viewer)
+    actions.edit_deployment(
+        actor=SYSTEM, name="chat", expected_version=version, engine={"max_model_len": 512}
+    )
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "revision 1 still answers" in page
+    reconcile(2)
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "revision 1 has stopped: requests wait or get 503" in page and "still answers" not in page
+    ray.finish("model-chat")
+    reconcile()
+    page = client.get("/deployments/chat/parts/timeline/").content.decode()
+    assert "has stopped" not in page and "still answers" not in page
+
+
+def test_replicas_that_are_replaced_or_let_go_did_not_die(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    version = deploy(capacity={"min_replicas": 0, "idle_before_zero_s": 60}).version
+    make_ready(ray, reconcile)
+    actions.edit_deployment(
+        actor=SYSTEM, name="chat", expected_version=version, engine={"max_model_len": 512}
+    )
+    reconcile(2)
+    make_ready(ray, reconcile)
+    ray.sleep("model-chat")
+    reconcile(2)
+    assert phase() == "asleep" and not Event.objects.filter(kind="deployment.engine_died").exists()
+
+
+def test_starts_that_fail_alike_are_given_up_and_the_app_leaves_the_document(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    reconcile()
+    for pid in (41, 42, 43):
+        assert phase() != "failed"
+        ray.place("model-chat")
+        reconcile()
+        ray.start_dies("model-chat", f"RuntimeError: no luck in process {pid}")
+        reconcile()
+    assert phase() == "failed"
+    reconcile()
+    assert [app["name"] for app in ray.puts[-1]["applications"]] == ["gateway"]
+    assert "model-chat" not in ray.apps
+    puts = len(ray.puts)
+    reconcile(3)
+    assert len(ray.puts) == puts
+
+
+def test_starts_that_fail_for_different_reasons_are_tried_longer(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    RegisteredModel.objects.update(source_kind="hub", source="a/b")  # no folder to find a fault in
+    deploy()
+    reconcile()
+    for cause in ("port taken", "out of luck", "no such thing"):
+        ray.place("model-chat")
+        reconcile()
+        ray.start_dies("model-chat", f"RuntimeError: {cause}")
+        reconcile()
+    assert phase() != "failed" and "model-chat" in ray.apps
+    assert DeploymentStatus.objects.get().start_failures == 3
+
+
+def test_a_name_made_anew_while_its_document_was_sent_starts_its_own_clock(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy()
+    original = RayClient.put_config
+
+    def put_and_recreate(client: RayClient, document: dict[str, Any]) -> None:
+        original(client, document)
+        actions.delete_deployment(actor=SYSTEM, name="chat")
+        deploy()
+
+    monkeypatch.setattr(RayClient, "put_config", put_and_recreate)
+    assert reconcile() is True
+    assert phase() == "queued", "what was sent is the one before"
+    monkeypatch.setattr(RayClient, "put_config", original)
+    reconcile()
+    status = DeploymentStatus.objects.get()
+    assert phase() == "placing" and status.placing_at >= status.queued_at
+
+
+def test_placing_is_said_before_the_metrics_pages_are_read(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reconcile()
+    deploy("first")
+    reconcile()
+    read: list[str] = []
+    monkeypatch.setattr("workers.reconcile.replica_phases", lambda ray: read.append(phase("chat")) or {})
+    deploy()
+    reconcile()
+    assert phase() == "placing" and read == []
+    reconcile()
+    assert read == ["placing"]
 
 
 def test_zero_replicas_by_policy_is_asleep_not_broken(
@@ -408,3 +543,55 @@ def test_a_worker_that_lost_its_lease_writes_nothing(
     with pytest.raises(LeaseLost):
         reconcile()
     assert ray.puts == [] and not ClusterStatus.objects.exists()
+
+
+def test_when_a_replica_was_ready_and_when_it_began_to_drain_is_noted_once(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    reconcile()
+    ray.place("model-chat")
+    reconcile()
+    assert Replica.objects.get().ready_at is None
+    ray.finish("model-chat")
+    reconcile(2)
+    ready_at = Replica.objects.get().ready_at
+    assert ready_at is not None and Replica.objects.get().draining_at is None
+    ray._replica("model-chat")["state"] = "STOPPING"
+    reconcile()
+    draining_at = Replica.objects.get().draining_at
+    assert draining_at is not None and draining_at > ready_at
+    reconcile()
+    replica = Replica.objects.get()
+    assert (replica.ready_at, replica.draining_at) == (ready_at, draining_at)
+
+
+def test_what_was_accounted_for_is_not_moved_by_a_later_look(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    before = Replica.objects.get()
+    Replica.objects.update(accounted_until=int(before.started_at) + 60)
+    ray._replica("model-chat")["start_time_s"] = before.started_at - 500
+    reconcile()
+    replica = Replica.objects.get()
+    assert replica.started_at == before.started_at
+    assert replica.accounted_until == int(before.started_at) + 60
+
+
+def test_a_life_that_goes_on_after_its_cost_was_shared_out_goes_on_as_a_row_of_its_own(
+    ray: FakeRay, reconcile: Reconciler, model: RegisteredModel
+) -> None:
+    deploy()
+    make_ready(ray, reconcile)
+    before = Replica.objects.get()
+    ended_at = time.time() - 300
+    Replica.objects.update(
+        started_at=ended_at - 100, ended_at=ended_at, settled=True, accounted_until=int(ended_at) + 60
+    )
+    reconcile(2)
+    old, rest = Replica.objects.order_by("started_at")
+    assert old.replica_id == f"{before.replica_id}~1" and old.settled and old.ended_at == ended_at
+    assert (rest.replica_id, rest.started_at, rest.ended_at) == (before.replica_id, ended_at, None)
+    assert not rest.settled and rest.accounted_until == int(ended_at) and rest.ready_at == ended_at

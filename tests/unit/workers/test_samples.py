@@ -6,12 +6,12 @@ from decimal import Decimal
 
 import pytest
 
-from console.models import Deployment, Replica, Sample
+from console.models import ApiKey, Deployment, DeploymentStatus, Replica, Sample, SampleMark
 from serving import histogram
 from serving.metrics import CounterDeltas, read_page
 from serving.usage import read_record
 from tests.unit.workers.fleet import make_deployment, make_replica, page_text, text_of
-from workers import samples
+from workers import samples, usage
 
 pytestmark = pytest.mark.django_db
 MIB = 1 << 20
@@ -29,7 +29,7 @@ def board_of(*texts: str, base: str = "", now: float = 100.0) -> samples.Board:
 
 def rows(board: samples.Board, second: int = 99) -> list[Sample]:
     return samples.build(
-        deployments=list(Deployment.objects.select_related("current_revision")),
+        deployments=list(Deployment.objects.select_related("current_revision", "status")),
         replicas=list(Replica.objects.filter(ended_at=None)),
         board=board,
         second=second,
@@ -94,17 +94,59 @@ def test_a_replica_that_still_loads_gives_no_figures_but_costs():
 
 
 def test_an_asleep_deployment_is_measured_as_zero():
-    make_deployment()
+    DeploymentStatus.objects.create(deployment=make_deployment(), asleep_at=50.0)
     (row,) = rows(board_of(page_text("other", requests_running=9)))
     assert (row.requests_running, row.requests_waiting, row.completion_tokens) == (0, 0, 0)
     assert (row.replicas, row.weights_bytes, row.cost_per_hour_usd) == (0, 0, Decimal(0))
 
 
-def test_requests_held_in_serve_for_a_sleeping_deployment_are_waiting():
+def test_callers_held_for_a_sleeping_deployment_are_waiting_also_when_a_page_leaves_them_out():
     make_deployment("demo")
-    held = 'ray_serve_deployment_queued_queries{application="model-demo",deployment="engine"} 3.0'
-    (row,) = rows(board_of(held))
+    held = 'ray_raydeck_callers_waiting{application="model-demo"} 3.0'
+    board = board_of(held)
+    (row,) = rows(board)
     assert row.requests_waiting == 3
+    board.begin(101.0)
+    board.add(read_page(""), target="n", grown=None, now=101.0)
+    assert rows(board)[0].requests_waiting == 3
+    board.begin(100.0 + samples.KEPT_S + 1)
+    assert rows(board)[0].requests_waiting is None
+
+
+def test_before_any_replica_exists_there_is_nothing_to_draw():
+    make_deployment("demo")
+    (row,) = rows(board_of(""))
+    assert (row.replicas, row.cost_per_hour_usd) == (0, Decimal(0))
+    assert (row.kv_cache_usage, row.requests_running, row.requests_waiting) == (None, None, None)
+    assert (row.completion_tokens, row.prompt_tokens) == (None, None)
+    assert (row.weights_bytes, row.kv_cache_bytes, row.rest_bytes) == (None, None, None)
+
+
+def test_the_consoles_own_probe_is_no_traffic():
+    deployment = make_deployment()
+    key = ApiKey.objects.create(name="smoke", digest="d", prefix="internal", kind="internal")
+    make_replica(deployment, "a")
+    probe = read_record(text_of(key_id=key.pk, prompt_tokens=1, completion_tokens=2))
+    mine = read_record(text_of(key_id=key.pk + 1))
+    callers, probes = usage.without_probes([probe, mine])
+    assert (callers, probes) == ([mine], [probe])
+    text = page_text("a", requests_running=0, prompt_tokens=11, completion_tokens=22)
+    board = board_of(text, base=page_text("a", requests_running=0, prompt_tokens=0, completion_tokens=0))
+    board.note_probes(probes, deployments={"demo": deployment.pk}, now=100.0)
+    (row,) = rows(board)
+    assert (row.prompt_tokens, row.completion_tokens) == (10, 20)
+    (row,) = rows(board)
+    assert (row.prompt_tokens, row.completion_tokens) == (11, 22), "taken off once"
+
+
+def test_what_a_replica_generates_before_it_takes_requests_is_its_own_warm_up():
+    deployment = make_deployment()
+    make_replica(deployment, "a", state="STARTING")
+    text = page_text("a", requests_running=0, prompt_tokens=11, completion_tokens=22)
+    (row,) = rows(
+        board_of(text, base=page_text("a", requests_running=0, prompt_tokens=0, completion_tokens=0))
+    )
+    assert (row.prompt_tokens, row.completion_tokens) == (None, None)
 
 
 def test_a_stopped_deployment_without_replicas_has_no_row():
@@ -160,20 +202,41 @@ def test_a_record_from_a_clock_ahead_counts_in_the_newest_second():
     assert set(finished({"started_at": 2000.0}, newest=1000)) == {(deployment.pk, 1000)}
 
 
-def test_a_late_request_is_added_to_its_row_in_every_resolution_and_makes_no_new_row():
+def test_a_late_request_is_added_to_its_row_in_every_resolution_that_is_complete_there():
     deployment = make_deployment()
+    for resolution_s, complete_to in ((10, 1240), (60, 1260), (300, 1200)):
+        SampleMark.objects.create(resolution_s=resolution_s, complete_to=complete_to)
     for resolution_s, at in ((1, 1234), (10, 1230), (60, 1200), (1, 1235)):
         Sample.objects.create(
-            deployment=deployment, resolution_s=resolution_s, at=at, requests_ok=1, ttft={"100": 1}
+            deployment=deployment, resolution_s=resolution_s, at=at, requests_ok=1, ttft={100: 1}
         )
     late = {"started_at": 1234.0, "e2e_s": 0.5, "ttft_s": 0.05}
     samples.add_to_stored_rows(finished(late, {**late, "started_at": 1236.0}))
-    bucket = str(histogram.bucket_of(0.05))
+    bucket = histogram.bucket_of(0.05)
     for resolution_s, at, requests in ((1, 1234, 2), (10, 1230, 3), (60, 1200, 3), (1, 1235, 1)):
         row = Sample.objects.get(resolution_s=resolution_s, at=at)
         assert row.requests_ok == requests, (resolution_s, at)
-        assert row.ttft.get("100") == 1
+        assert row.ttft.get(100) == 1
         assert row.ttft.get(bucket, 0) == requests - 1
+    # The second without a row gets one that knows of requests alone; 300 s rows are still to be rolled up.
+    made = Sample.objects.get(resolution_s=1, at=1236)
+    assert (made.requests_ok, made.requests_failed, made.replicas, made.requests_running) == (
+        1,
+        0,
+        None,
+        None,
+    )
+    assert Sample.objects.count() == 5
+
+
+def test_a_request_in_a_gap_that_was_rolled_up_counts_in_every_resolution():
+    deployment = make_deployment()
+    for resolution_s, complete_to in ((10, 2000), (60, 1980), (300, 1800)):
+        SampleMark.objects.create(resolution_s=resolution_s, complete_to=complete_to)
+    samples.add_to_stored_rows(finished({"started_at": 1234.0, "e2e_s": 0.5, "queue_s": 0.25}))
+    for resolution_s, at in ((1, 1234), (10, 1230), (60, 1200), (300, 1200)):
+        row = Sample.objects.get(deployment=deployment, resolution_s=resolution_s, at=at)
+        assert (row.requests_ok, row.queue) == (1, {histogram.bucket_of(0.25): 1})
     assert Sample.objects.count() == 4
 
 
