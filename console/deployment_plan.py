@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import NamedTuple
 
 from django.core.exceptions import ValidationError
 
@@ -25,8 +26,9 @@ from console.models import Deployment, RegisteredModel
 from console.placements import check_against_cluster, update_of
 from console.planning import Load, plan_engine, question_of
 from serving.errors import NotPlaceable, RaydeckError
+from serving.planner.memory import expected_parts
 from serving.planner.request import BadPlanInput
-from serving.planner.result import Memory
+from serving.planner.result import ByteRange, Memory
 from serving.planner.result import Plan as Prediction
 from serving.planner.update_needs import UpdateNeeds
 from serving.spec import CapacitySpec, EngineSpec
@@ -34,8 +36,31 @@ from serving.spec import CapacitySpec, EngineSpec
 HOURS_OF_30_DAYS = 720
 
 
-BarPart = tuple[str, str, int, float]
-"""Colour class, label, bytes, share of the whole."""
+class BarPart(NamedTuple):
+    """One part of the memory bar: colour class, label, expected bytes and their share of the whole; `low` and
+    `high` bound what is an estimate."""
+
+    kind: str
+    label: str
+    size: int
+    share: float
+    low: int
+    high: int
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether the figure is the middle of a band."""
+        return self.low != self.high
+
+
+BAR = (
+    ("w", "weights", "Weights"),
+    ("k", "kv_cache", "KV cache"),
+    ("a", "activation", "Activations"),
+    ("o", "runtime", "Runtime"),
+    ("o", "cuda_graphs", "CUDA graphs"),
+)
+"""Colour class -> part of the plan, and its label."""
 
 
 @dataclass
@@ -72,24 +97,39 @@ class Plan:
 
     @property
     def bar(self) -> list[BarPart]:
-        """One rank's memory by part, the fullest pipeline stage; the rest that stays free comes last."""
+        """One rank's memory by part as expected, on the pipeline stage with the least room for the cache;
+        what stays free comes last. Parts that together exceed the accelerator's memory do not fit."""
         memory = self.memory
         if memory is None:
             return []
-        weights = max(stage.weight_bytes for stage in memory.stages)
-        # Where nothing is captured, as on CPU, no word of it is said.
-        runtime = "Runtime, CUDA graphs, at most" if memory.cuda_graphs.high else "Runtime, at most"
+        expected = expected_parts(memory)
+        exact = memory.weights_are_exact
         parts = [
-            ("w", "Weights", weights),
-            ("k", "KV cache", memory.kv_cache_bytes),
-            ("a", "Activations, at most", memory.activation.high),
-            ("o", runtime, memory.runtime.high + memory.cuda_graphs.high),
+            (kind, f"{label}, at most" if name == "weights" and not exact else label, *expected[name])
+            for kind, name, label in BAR
         ]
-        used = sum(size for _, _, size in parts)
+        used = sum(size for _, _, size, _ in parts)
         whole = max(used, memory.usable_bytes or 0) or 1
         if memory.usable_bytes and memory.usable_bytes > used:
-            parts.append(("f", "Free", memory.usable_bytes - used))
-        return [(kind, label, size, size / whole) for kind, label, size in parts if size]
+            free = memory.usable_bytes - used
+            parts.append(("f", "Left free", free, ByteRange(free, free)))
+        return [
+            BarPart(kind, label, size, size / whole, band.low, band.high)
+            for kind, label, size, band in parts
+            if size or band.high
+        ]
+
+    @property
+    def limit_share(self) -> float | None:
+        """Where on the bar gpu_memory_utilization ends; None where the cache has a size of its own."""
+        memory = self.memory
+        if memory is None or not memory.usable_bytes or memory.requested_bytes is None:
+            return None
+        cache = memory.kv_cache_range
+        if memory.kv_cache_bytes and cache.low == cache.high:
+            return None
+        used = sum(part.size for part in self.bar if part.kind != "f")
+        return memory.requested_bytes / max(used, memory.usable_bytes)
 
     @property
     def arithmetic(self) -> list[str]:
@@ -224,7 +264,7 @@ def _verdict(predicted: Prediction | None, registered: RegisteredModel, wrong: l
     """The planner's word, unless something typed is wrong or the files are known to be faulty."""
     if wrong:
         return "invalid", wrong[0]
-    faults = [problem["message"] for problem in registered.problems if problem.get("level") == "error"]
+    faults = _faults(registered, predicted)
     if faults:
         return "faulty_files", f"{faults[0]} It will hardly start from this machine."
     if predicted is None:
@@ -232,8 +272,21 @@ def _verdict(predicted: Prediction | None, registered: RegisteredModel, wrong: l
             "unread",
             "The engine reads this model's files when it is deployed; until then nothing can be planned.",
         )
-    reason = " ".join((*predicted.reasons, predicted.lever)).strip()
-    return predicted.verdict, "" if predicted.verdict == "fits" else reason
+    if predicted.verdict == "fits":
+        # The first reason repeats the figures beside it; the others are what a reader should know.
+        return "fits", " ".join(predicted.reasons[1:])
+    return predicted.verdict, " ".join((*predicted.reasons, predicted.lever)).strip()
+
+
+def _faults(registered: RegisteredModel, predicted: Prediction | None) -> list[str]:
+    """What is wrong with the files. An architecture that nobody knows is no fault of theirs: the planner has
+    its own word for that."""
+    has_word = predicted is not None and predicted.verdict in ("unknown", "refused")
+    return [
+        problem["message"]
+        for problem in registered.problems
+        if problem.get("level") == "error" and not (has_word and problem.get("field") == "architectures")
+    ]
 
 
 def _compare(plan: Plan, present: Deployment) -> None:

@@ -20,7 +20,7 @@ from serving.engine_support import engine_support
 from serving.layer_check import layers_held, missing_in_layers
 from serving.model_config import CONFIG, ConfigFacts, Problem, read_config
 from serving.planner.request import TensorGroup
-from serving.planner.tensors import group_tensors
+from serving.planner.tensors import group_tensors, is_plain_name
 from serving.tensor_headers import read_header
 from serving.weight_totals import WeightTotals
 
@@ -224,7 +224,7 @@ class _Folder:
             self._error(INDEX, f"{INDEX} has no weight_map, so the weight files are not known.")
             return None
         files = {value for value in weight_map.values() if isinstance(value, str)}
-        if len(files) > FILE_LIMIT or any(not _is_plain_name(name) for name in files):
+        if len(files) > FILE_LIMIT or any(not is_plain_name(name) for name in files):
             self._error(INDEX, f"{INDEX} names files that cannot lie in this folder.")
             return None
         return sorted(files)
@@ -281,7 +281,3 @@ class _Folder:
 
     def _warn(self, where: str, message: str) -> None:
         self.problems.append(_warning(where, message))
-
-
-def _is_plain_name(name: str) -> bool:
-    return 0 < len(name) <= 255 and "/" not in name and "\0" not in name and name not in (".", "..")

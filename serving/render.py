@@ -29,6 +29,8 @@ CPU_KV_REQUESTS = 8
 full-length requests instead, within the bounds below."""
 CPU_KV_MINIMUM_BYTES = 64 << 20
 CPU_KV_MAXIMUM_BYTES = 4 * GIB
+FALLBACK_CONTEXT_TOKENS = 4096
+"""Context of a model whose files are not known."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ def checked_name(name: str) -> str:
     name = name.strip()
     if not NAME.fullmatch(name):
         raise InvalidSpec(f"Use {NAME_HELP}.", field="name")
+    if name.lower() == "cpu":
+        raise InvalidSpec("“CPU” stands for serving without accelerators; choose another name.", field="name")
     if name.lower() == "new":
         raise InvalidSpec("“new” is an address of the console's own; choose another name.", field="name")
     return name

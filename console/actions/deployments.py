@@ -34,7 +34,7 @@ from serving.errors import Conflict, InvalidSpec, NotFound
 from serving.limits import DeploymentLimits
 from serving.planner.report import read_stored, stored
 from serving.planner.result import Plan
-from serving.render import cpu_kv_cache_bytes
+from serving.render import FALLBACK_CONTEXT_TOKENS, cpu_kv_cache_bytes
 from serving.spec import NAME_HELP, NAME_PATTERN, CapacitySpec, EngineSpec
 from serving.topology import check_topology
 
@@ -46,7 +46,6 @@ CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 COLOURS = 6
 RESERVED_NAMES = ("new", "parts")
 """/deployments/new/ and its like are pages."""
-FALLBACK_CONTEXT_TOKENS = 4096
 """Context length when the operator names none and the model's files could not be read."""
 
 

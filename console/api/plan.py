@@ -20,7 +20,7 @@ from console.models import Deployment, ExactPlan, RegisteredModel
 from console.placements import known_nodes, update_of
 from console.planning import checkpoint_of, cluster_view, rank_topologies
 from serving.accelerators import unknown_message
-from serving.planner.inputs import Checkpoint, check_request
+from serving.planner.inputs import Checkpoint, as_deployed, check_request
 from serving.planner.placement_groups import Shape
 from serving.planner.plan import make_plan
 from serving.planner.report import flat
@@ -56,7 +56,9 @@ class PlanInput(Input):
     max_num_seqs: int | None = Field(None, ge=1, le=1 << 20)
     max_num_batched_tokens: int | None = Field(None, ge=1, le=1 << 26)
     gpu_memory_utilization: float = Field(0.92, gt=0, le=1)
-    kv_cache_memory_bytes: int | None = Field(None, ge=1, le=1 << 50, description="per rank; skips profiling")
+    kv_cache_memory_bytes: int | None = Field(
+        None, ge=1, le=1 << 50, description="per rank; skips profiling. Null on CPU: what a deployment gets"
+    )
     block_size: int | None = Field(None, ge=1, le=4096)
     enforce_eager: bool = False
     enable_prefix_caching: bool = True
@@ -103,6 +105,9 @@ class PlanOut(Schema):
     reasons: list[str]
     lever: str | None = Field(description="what would help most where it is tight or does not fit")
     weight_bytes_per_rank: list[int] | None
+    weights_are_exact: bool | None = Field(
+        description="false where they are the upper end of a band from the checkpoint's bytes"
+    )
     weight_parts_per_rank: list[dict[str, int]] | None
     kv_bytes_per_token_per_rank: list[int] | None
     kv_cache_bytes_per_rank: int | None
@@ -118,6 +123,7 @@ class PlanOut(Schema):
     ttft_unloaded_range_s: Seconds | None
     tpot_s: Seconds | None = Field(description="at `concurrency`")
     latency_basis: str | None
+    no_times_because: str | None = Field(description="why times and prices per token are null")
     usd_per_hour: float | None
     usd_per_million_output_tokens: float | None
     usd_per_million_output_tokens_full_load: float | None
@@ -321,7 +327,7 @@ def _request(body: PlanInput) -> PlanRequest:
         **body.model_dump(exclude=set(NOT_OF_THE_PLANNER)),
     )
     check_request(question)
-    return question
+    return as_deployed(question)
 
 
 def _checkpoint(body: PlanInput) -> Checkpoint:

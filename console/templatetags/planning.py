@@ -6,6 +6,7 @@ Drawings are SVG with attributes; the page's policy forbids inline styles. No qu
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from django import template
 from django.utils.html import format_html, format_html_join
@@ -13,6 +14,9 @@ from django.utils.safestring import SafeString, mark_safe
 
 from console.formats import MINUS, NO_BREAK, gib, percent
 from console.templatetags.raydeck import icon
+
+if TYPE_CHECKING:
+    from console.deployment_plan import BarPart
 
 register = template.Library()
 
@@ -60,16 +64,19 @@ def swatch(kind: str) -> SafeString:
 
 
 @register.simple_tag
-def partbar(parts: Iterable[tuple[str, str, int, float]]) -> SafeString:
-    """Memory by part: (colour class, label, bytes, share); its text alternative names every part."""
+def partbar(parts: Iterable[BarPart], limit_share: float | None = None) -> SafeString:
+    """Memory by part, with a mark at the utilisation limit; its text alternative names every part."""
     shown = list(parts)
     if not shown:
         return mark_safe("")
     position, rects = 0.0, []
-    for kind, _, _, share in shown:
-        rects.append((kind, f"{position:.2f}", f"{max(0.0, 100 * share - 0.3):.2f}"))
-        position += 100 * share
-    label = ", ".join(f"{label} {gib(size)} ({percent(share)})" for _, label, size, share in shown)
+    for part in shown:
+        rects.append((part.kind, f"{position:.2f}", f"{max(0.0, 100 * part.share - 0.3):.2f}"))
+        position += 100 * part.share
+    label = ", ".join(f"{part.label} {gib(part.size)} ({percent(part.share)})" for part in shown)
+    if limit_share is not None:
+        rects.append(("lim", f"{max(0.0, 100 * limit_share - 0.3):.2f}", "0.6"))
+        label += f"; the utilisation limit is at {percent(limit_share)}"
     drawn = format_html_join("", '<rect class="{}" x="{}" width="{}" height="10"/>', rects)
     return format_html(
         '<svg class="membar tall" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" '

@@ -21,6 +21,16 @@ LEFT_OUT: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """What released multimodal configs leave to the defaults of transformers' class of their text part, by its
 model_type. Others give these sizes; a config that should and does not is a broken one."""
+LAYER_KINDS = frozenset({
+    "full_attention", "sliding_attention", "chunked_attention", "window_attention", "indexed_attention",
+    "compressed_sparse_attention", "heavily_compressed_attention", "minimax_m3_sparse", "linear_attention",
+    "deepseek_sparse_attention", "qwen_sparse_attention", "reference_sliding_attention", "conv", "moe",
+    "hybrid", "hybrid_sliding", "mamba", "attention", "sparse", "dense",
+})  # fmt: skip
+"""What `layer_types` may hold: transformers' ALLOWED_LAYER_TYPES and the older names that it still maps."""
+NUMBERS = ("rope_theta", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps")
+TEXTS = ("hidden_act", "hidden_activation")
+FLAGS = ("use_sliding_window", "use_cache")
 LARGEST_SIZE = 1 << 24
 LARGEST_LIST = 20_000
 
@@ -48,6 +58,8 @@ class Fields:
             raise BadPlanInput("The config must be a JSON object.", field="config.json")
         self.config = config
         self.levels = _levels(config)
+        for level in self.levels:
+            _check_parts(level)
         self.text = self.levels[0]
         self.is_nested = len(self.levels) > 1
         """Whether the text model's fields lie in a part of their own (a multimodal model)."""
@@ -153,6 +165,23 @@ class Fields:
             raise BadPlanInput(f"{name} must name the kind of every layer.", field=name)
         return list(value)
 
+    def check_common(self) -> None:
+        """Refuse wrong types of fields that no sum needs but that every config class reads."""
+        for name in NUMBERS:
+            self.fraction(name, default=1.0, at_most=1e15)
+        for name in TEXTS:
+            self.words(name)
+        for name in FLAGS:
+            self.flag(name)
+        kinds = self.raw("layer_types")
+        if kinds is None or isinstance(kinds, dict):
+            return
+        for kind in self.items("layer_types") or ():
+            if not isinstance(kind, str) or kind not in LAYER_KINDS:
+                raise BadPlanInput(
+                    f"layer_types names {shown(kind)}, which is no kind of layer.", field="layer_types"
+                )
+
 
 def whole_number(value: Any, *, name: str, at_least: int = 1, at_most: int = LARGEST_SIZE) -> int:
     """`value` as a whole number between the bounds (true, NaN and 3.5 are none)."""
@@ -189,6 +218,17 @@ def _levels(config: dict[str, Any]) -> list[dict[str, Any]]:
             break
         levels.insert(0, nested)
     return levels
+
+
+def _check_parts(level: dict[str, Any]) -> None:
+    """The names that decide where everything else is looked up."""
+    for name in NESTED:
+        part = level.get(name)
+        if part is not None and not isinstance(part, dict):
+            raise BadPlanInput(f"{name} must be an object, not {shown(part)}.", field=name)
+    kind = level.get("model_type")
+    if kind is not None and not isinstance(kind, str):
+        raise BadPlanInput(f"model_type must be a text, not {shown(kind)}.", field="model_type")
 
 
 def _expanded(summary: dict[str, Any], *, name: str, layers: int) -> list[str]:

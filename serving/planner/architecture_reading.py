@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from serving.engine_support import generating_architectures
-from serving.planner.architecture import BYTES_PER_ELEMENT, Architecture, Attention, Layer
-from serving.planner.architecture_families import FAMILIES, Unmodelled
+from serving.planner.architecture import BYTES_PER_ELEMENT, Architecture, Attention, Layer, Traits
+from serving.planner.architecture_families import FAMILIES, Family, Unmodelled
 from serving.planner.architecture_fields import Fields, number, shown, whole_number
 from serving.planner.architecture_sizes import Sizes, read_sizes
 from serving.planner.request import BadPlanInput
@@ -23,6 +23,12 @@ CONTEXT = (
 )  # fmt: skip
 LARGEST_CONTEXT = 1 << 31
 ASSUMED_CONTEXT_TOKENS = 2048
+WITHOUT_ATTENTION = ("mamba", "falcon_mamba", "mamba2")
+STORED_DTYPES = frozenset({
+    "auto", "bfloat16", "float16", "half", "float32", "float", "float64", "double", "float8_e4m3fn",
+    "float8_e5m2", "int8", "uint8",
+})  # fmt: skip
+"""Torch's names that a checkpoint may give its type by."""
 UNSCALED_ROPE = ("su", "longrope", "llama3", "default", "mrope", "proportional")
 
 
@@ -34,26 +40,16 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
     fields = Fields(config)
     name = _name(config)
     loaded = _dtype(fields, dtype)
-    sizes = read_sizes(fields, bytes_per_element=BYTES_PER_ELEMENT[loaded])
     family = FAMILIES.get(name or "")
+    sizes = _sizes(fields, family, BYTES_PER_ELEMENT[loaded])
     longest = _max_context_tokens(fields)
-    unknown_because = "" if family else _why_unknown(name)
-    layers, traits, tied_by_default = (_plain_layers(sizes), None, False)
-    if family is not None:
-        try:
-            layers, traits = family.build(fields, sizes)
-            check_tower(config, family.tower)
-        except Unmodelled as reason:
-            unknown_because, layers = str(reason), _plain_layers(sizes)
-        tied_by_default = family.ties_by_default
-    layers = _interned(layers)
-    extra = {} if traits is None else {"traits": traits}
+    layers, traits, unknown_because = _layers(fields, sizes, family, name)
     return Architecture(
         name=name,
         model_type=_text(config.get("model_type")),
         family=family.name if family and not unknown_because else "",
         is_known=not unknown_because,
-        layers=tuple(layers),
+        layers=layers,
         hidden_size=sizes.hidden,
         vocab_size=sizes.vocab,
         attention_heads=sizes.heads,
@@ -61,7 +57,7 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
         head_dim=sizes.head_dim,
         intermediate_size=sizes.intermediate,
         dtype=loaded,
-        tie_word_embeddings=_is_tied(fields, tied_by_default),
+        tie_word_embeddings=_is_tied(fields, family is not None and family.ties_by_default),
         max_context_tokens=longest,
         default_context_tokens=_default_context_tokens(fields, longest),
         mixture=next((layer.mixture for layer in layers if layer.mixture), None),
@@ -70,11 +66,38 @@ def read_architecture(config: dict[str, Any], *, dtype: str = "auto") -> Archite
         ),
         is_multimodal=fields.is_nested,
         tower=family.tower if family and not unknown_because else "",
+        traits=traits,
         unknown_because=unknown_because,
         text=fields.text,
         config=config,
-        **extra,
     )
+
+
+def _sizes(fields: Fields, family: Family | None, bytes_per_element: int) -> Sizes:
+    if family is not None:
+        fields.check_common()
+    return read_sizes(
+        fields,
+        bytes_per_element=bytes_per_element,
+        has_attention=family is not None and family.name not in WITHOUT_ATTENTION,
+        per_layer=family is None,
+    )
+
+
+def _layers(
+    fields: Fields, sizes: Sizes, family: Family | None, name: str | None
+) -> tuple[tuple[Layer, ...], Traits, str]:
+    """(layers, traits, why they are not known): plain ones where no closed form covers the model."""
+    layers, traits, unknown_because = _plain_layers(sizes), Traits(), ""
+    if family is None:
+        unknown_because = _why_unknown(name)
+    else:
+        try:
+            layers, traits = family.build(fields, sizes)
+            check_tower(fields.config, family.tower)
+        except Unmodelled as reason:
+            layers, unknown_because = _plain_layers(sizes), str(reason)
+    return tuple(_interned(layers)), traits, unknown_because
 
 
 def _interned(layers: list[Layer]) -> list[Layer]:
@@ -109,6 +132,7 @@ def _text(value: Any) -> str | None:
 
 def _dtype(fields: Fields, asked: str) -> str:
     """The type of unquantised weights: float32 checkpoints load in 16 bit unless float32 is asked for."""
+    _check_stored_dtype(fields)
     if asked != "auto":
         wanted = {"half": "float16", "float": "float32"}.get(asked, asked)
         if wanted not in BYTES_PER_ELEMENT:
@@ -118,6 +142,13 @@ def _dtype(fields: Fields, asked: str) -> str:
         return wanted
     given = fields.words("dtype", "torch_dtype").removeprefix("torch.")
     return given if given in ("float16", "bfloat16") else "bfloat16"
+
+
+def _check_stored_dtype(fields: Fields) -> None:
+    for name in ("torch_dtype", "dtype"):
+        stored = fields.words(name).removeprefix("torch.")
+        if stored and stored not in STORED_DTYPES:
+            raise BadPlanInput(f"{name} is {shown(stored)}, which is no type of weights.", field=name)
 
 
 def _is_tied(fields: Fields, by_default: bool) -> bool:

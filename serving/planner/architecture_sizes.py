@@ -12,6 +12,7 @@ from serving.planner.request import BadPlanInput
 MOST_LAYERS = 2_000
 MOST_EXPERTS = 10_000
 LARGEST_CONTEXT = 1 << 31
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,24 @@ class Sizes:
         return Attention(kind, self.heads, self.kv_heads, self.head_dim, self.head_dim, window)
 
 
-def read_sizes(fields: Fields, *, bytes_per_element: int) -> Sizes:
-    """The common sizes. Raises BadPlanInput naming the field."""
+def read_sizes(
+    fields: Fields, *, bytes_per_element: int, has_attention: bool, per_layer: bool = False
+) -> Sizes:
+    """The common sizes. Raises BadPlanInput naming the field.
+
+    `has_attention`: the number of heads must be given, for nobody's cache is that of one head.
+    `per_layer`: sizes may be lists with an entry per layer, as some classes that no closed form covers have.
+    """
     hidden = fields.whole("hidden_size", "n_embd", "d_model", "model_dim")
-    pattern = fields.raw("hybrid_override_pattern")
-    default_layers = len(pattern) if isinstance(pattern, str) and 0 < len(pattern) <= MOST_LAYERS else None
-    for listed in ("layers_block_type", "block_configs"):
-        if default_layers is None and isinstance(fields.raw(listed), list):
-            default_layers = min(len(fields.raw(listed)), MOST_LAYERS) or None
-    heads = fields.whole("num_attention_heads", "n_head", "n_heads", "num_heads", default=1, at_most=1 << 14)
-    kv_heads = _kv_heads(fields, heads)
+    heads = fields.whole(*HEADS, default=None if has_attention else 1, at_most=1 << 14)
+    kv_heads = _kv_heads(fields, heads, per_layer=per_layer)
     return Sizes(
         layers=fields.whole(
             "num_hidden_layers",
             "n_layer",
             "n_layers",
             "num_layers",
-            default=default_layers,
+            default=_listed_layers(fields),
             at_most=MOST_LAYERS,
         ),
         hidden=hidden,
@@ -58,7 +60,7 @@ def read_sizes(fields: Fields, *, bytes_per_element: int) -> Sizes:
         heads=heads,
         kv_heads=kv_heads,
         head_dim=_head_dim(fields, hidden, heads),
-        intermediate=_intermediate(fields),
+        intermediate=_intermediate(fields, per_layer=per_layer),
         max_positions=fields.whole(
             "max_position_embeddings",
             "n_positions",
@@ -69,6 +71,15 @@ def read_sizes(fields: Fields, *, bytes_per_element: int) -> Sizes:
         ),
         bytes_per_element=bytes_per_element,
     )
+
+
+def _listed_layers(fields: Fields) -> int | None:
+    """How many layers a pattern or a list of blocks has, where the config gives no number."""
+    pattern = fields.raw("hybrid_override_pattern")
+    if isinstance(pattern, str) and 0 < len(pattern) <= MOST_LAYERS:
+        return len(pattern)
+    lists = [fields.raw(name) for name in ("layers_block_type", "block_configs")]
+    return next((min(len(each), MOST_LAYERS) for each in lists if isinstance(each, list) and each), None)
 
 
 def rope_of(
@@ -96,10 +107,10 @@ def rope_of(
     return (table,) if table else ()
 
 
-def _kv_heads(fields: Fields, heads: int) -> int:
+def _kv_heads(fields: Fields, heads: int, *, per_layer: bool) -> int:
     names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
     value = fields.raw(*names)
-    if isinstance(value, list):
+    if isinstance(value, list) and per_layer:
         value = None
     if value is None:
         return (
@@ -126,9 +137,9 @@ def _head_dim(fields: Fields, hidden: int, heads: int) -> int:
     return max(1, hidden // heads)
 
 
-def _intermediate(fields: Fields) -> int:
+def _intermediate(fields: Fields, *, per_layer: bool) -> int:
     names = ("intermediate_size", "n_inner", "ffn_hidden_size", "ffn_dim", "block_ff_dim")
     value = fields.raw(*names)
-    if isinstance(value, list):
+    if isinstance(value, list) and per_layer:
         return max((size for size in value[:4096] if type(size) is int and 0 < size <= 1 << 24), default=0)
     return 0 if value is None else fields.whole(*names, at_least=0)

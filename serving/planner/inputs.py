@@ -7,14 +7,18 @@ the field's name. Pure apart from reading the named files.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from serving.bounded_json import Unreadable, read_object
 from serving.checkpoint import CONFIG_LIMIT_BYTES, INDEX_LIMIT_BYTES
+from serving.model_config import read_config
+from serving.planner.architecture_fields import shown
 from serving.planner.request import BadPlanInput, PlanRequest, TensorGroup
-from serving.planner.tensors import group_index, total_size
+from serving.planner.shards import Shards, read_shards
+from serving.planner.tensors import group_index, group_tensors, total_size, weight_map
+from serving.render import FALLBACK_CONTEXT_TOKENS, cpu_kv_cache_bytes
 from serving.spec import DTYPES
 
 KV_CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8_ds_mla")
@@ -42,15 +46,50 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: tuple[TensorGroup, ...] | None = None
     checkpoint_bytes: int | None = None
+    doubt: str = ""
+    """What the files say against each other, whatever the config says."""
 
 
 def read_checkpoint(config: Path, index: Path | None = None) -> Checkpoint:
-    """The config.json and, where given, the safetensors index. Raises BadPlanInput naming the file."""
+    """The config.json and, where given, the safetensors index with the headers of the files beside it.
+
+    Raises BadPlanInput naming the file.
+    """
     parsed = _read(config, field="config", limit_bytes=CONFIG_LIMIT_BYTES)
     if index is None:
         return Checkpoint(parsed)
     listed = _read(index, field="safetensors_index", limit_bytes=INDEX_LIMIT_BYTES)
-    return Checkpoint(parsed, group_index(listed), total_size(listed))
+    stated, named, places = total_size(listed), group_index(listed), weight_map(listed)
+    shards = read_shards(index.parent, places.values())
+    if shards is None:
+        return Checkpoint(parsed, named, stated)
+    groups = group_tensors((t.name, t.dtype, t.shape, t.size_bytes) for t in shards.tensors)
+    return Checkpoint(parsed, groups or named, shards.total_bytes, _against(shards, set(places), stated))
+
+
+def _against(shards: Shards, named: set[str], stated: int | None) -> str:
+    """What the index says that its files do not hold."""
+    lost = sorted(named - {tensor.name for tensor in shards.tensors})
+    if lost:
+        return (
+            f"The index names {len(lost):,} tensors that no file beside it holds, such as {shown(lost[0])}."
+        )
+    if stated is not None and not shards.total_bytes * 0.7 <= stated <= shards.total_bytes * 1.35:
+        return f"The index states {stated:,} bytes of weights, its files hold {shards.total_bytes:,}."
+    return ""
+
+
+def as_deployed(request: PlanRequest) -> PlanRequest:
+    """A question about the CPU engine with the cache that a deployment would give it where none is named.
+
+    vLLM itself would take most of the machine. Must be used wherever a plan stands for a deployment.
+    """
+    if request.accelerator is not None or request.kv_cache_memory_bytes is not None:
+        return request
+    facts = read_config(request.config)
+    length = request.max_model_len or facts.max_context_tokens or FALLBACK_CONTEXT_TOKENS
+    kv = cpu_kv_cache_bytes(kv_bytes_per_token=facts.kv_bytes_per_token, max_model_len=length)
+    return replace(request, max_model_len=length, kv_cache_memory_bytes=kv)
 
 
 def check_request(request: PlanRequest) -> None:

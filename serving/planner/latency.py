@@ -36,6 +36,7 @@ BUSY_SHARE = 0.15
 """Above this share of other requests' prefills in the time per token, the error is another."""
 FAST_LINK_BYTES_PER_S = 200e9
 """Links of the measured machines are NVLink of 450 GB/s and more; PCIe is far below this."""
+STAGES = "pipeline stages"
 MEASURED_CAPABILITIES = (9, 10)
 """Major compute capabilities of the measured accelerators: Hopper and Blackwell."""
 
@@ -113,10 +114,14 @@ def predict(
     parts = tpot_parts(work, load, fitted)
     tpot_s, ttft_s = sum(parts.values()), prefill_s(work, load.prompt_tokens, fitted)
     beyond = _beyond_measured(request, architecture, work)
-    regime = "beyond" if beyond else regime_of(parts)
+    # Stages alone never speed up a single request, so they do not lower its lower bound either.
+    single = load.running <= 1
+    lower = [why for why in beyond if why != STAGES] if single else beyond
+    tpot, ttft = f"tpot_{_regime(beyond, parts)}", "ttft_beyond" if beyond else "ttft_inside"
+    tpot_low, ttft_low = f"tpot_{_regime(lower, parts)}", "ttft_beyond" if lower else "ttft_inside"
     return Latency(
-        ttft_unloaded_s=_banded(ttft_s, fitted.bands["ttft_beyond" if beyond else "ttft_inside"]),
-        tpot_s=_banded(tpot_s, fitted.bands[f"tpot_{regime}"]),
+        ttft_unloaded_s=_banded(ttft_s, (fitted.bands[ttft_low][0], fitted.bands[ttft][1])),
+        tpot_s=_banded(tpot_s, (fitted.bands[tpot_low][0], fitted.bands[tpot][1])),
         parts_s=parts,
         band_note=_note(request, load, beyond, rows=fitted.rows),
     )
@@ -203,6 +208,10 @@ def regime_of(parts: Mapping[str, float]) -> str:
     return "busy" if parts["other_prefills"] > BUSY_SHARE * sum(parts.values()) else "quiet"
 
 
+def _regime(beyond: list[str], parts: Mapping[str, float]) -> str:
+    return "beyond" if beyond else regime_of(parts)
+
+
 def _banded(seconds: float, bounds: Bounds) -> Range:
     low, high = bounds
     return Range(seconds * min(1.0, low), seconds, seconds * max(1.0, high))
@@ -215,7 +224,7 @@ def _beyond_measured(request: PlanRequest, architecture: Architecture, work: Wor
     if capability is None or capability[0] not in MEASURED_CAPABILITIES:
         beyond.append("this accelerator's generation")
     if request.pipeline_parallel_size > 1:
-        beyond.append("pipeline stages")
+        beyond.append(STAGES)
     if work.tensor_parallel_size > 1 and (work.link_bytes_per_s or 0) < FAST_LINK_BYTES_PER_S:
         beyond.append("all-reduces over so slow a link")
     if any(layer.recurrent for layer in architecture.layers):

@@ -128,7 +128,14 @@ def memory_of(
         usable_bytes=usable_bytes(request),
         requested_bytes=requested_bytes(request),
         stages=tuple(
-            StageMemory(stage.first_layer, stage.layers, parts.weights(index), stage.parts, kv_bytes[index])
+            StageMemory(
+                stage.first_layer,
+                stage.layers,
+                parts.weights(index),
+                stage.parts,
+                kv_bytes[index],
+                parts.activation[index],
+            )
             for index, stage in enumerate(parts.stages)
         ),
         activation=ByteRange(
@@ -147,7 +154,30 @@ def memory_of(
         state_bytes_per_request=sum(
             group.spec.state_bytes * group.layers for group in geometry.groups if group.spec.kind == "state"
         ),
+        tightest_stage=tightest,
     )
+
+
+def expected_parts(memory: Memory) -> dict[str, tuple[int, ByteRange]]:
+    """The tightest stage's memory by part: what is expected, and between which bounds.
+
+    What is expected are the middles of the bounds, so that the parts are exactly what is requested wherever
+    the cache takes the rest of it.
+    """
+    stage = memory.stages[memory.tightest_stage]
+    bands = {"activation": stage.activation, "cuda_graphs": memory.cuda_graphs, "runtime": memory.runtime}
+    middles = {name: (band.low + band.high) // 2 for name, band in bands.items()}
+    cache = memory.kv_cache_range
+    if memory.requested_bytes is not None and memory.kv_cache_bytes and cache.low < cache.high:
+        # The middles were rounded one by one; the cache's was rounded once.
+        others = stage.weight_bytes + memory.kv_cache_bytes + middles["cuda_graphs"] + middles["runtime"]
+        middles["activation"] = max(0, memory.requested_bytes - others)
+    exact = ByteRange(stage.weight_bytes, stage.weight_bytes)
+    return {
+        "weights": (stage.weight_bytes, exact),
+        "kv_cache": (memory.kv_cache_bytes, cache),
+        **{name: (middles[name], band) for name, band in bands.items()},
+    }
 
 
 def _blocks_of(geometry: Geometry, available: tuple[int, ...], stage: int) -> tuple[int, int]:

@@ -16,8 +16,9 @@ from serving.planner.engine_arguments import less_sure
 from serving.planner.latency import predict
 from serving.planner.money import price
 from serving.planner.plan_accounting import Account, account_of
-from serving.planner.plan_checkpoint import doubt, with_tensors
+from serving.planner.plan_checkpoint import doubt, unchecked, with_tensors
 from serving.planner.plan_levers import best_lever
+from serving.planner.plan_limits import beyond_cuda, is_cuda, no_times_because
 from serving.planner.plan_unknown import plan_unknown
 from serving.planner.plan_words import arithmetic, gib, words_for
 from serving.planner.quantization_reading import Quantization, read_quantization
@@ -32,19 +33,20 @@ def make_plan(request: PlanRequest) -> Plan:
     Raises BadPlanInput (with the field) for senseless values; an engine's refusal is a verdict, not an error.
     """
     architecture = read_architecture(request.config, dtype=request.dtype)
-    quantization = read_quantization(Fields(request.config), request.quantization)
-    quantization = with_tensors(quantization, request.tensors)
+    fields = Fields(request.config)
+    quantization = with_tensors(read_quantization(fields, request.quantization), request.tensors, fields)
     resolved = resolve(request, architecture)
     settings = _settings(resolved, architecture, quantization)
     refused = refusals(resolved, architecture, quantization)
-    if refused:
-        return _refused(refused, architecture, settings)
     doubted = doubt(request, architecture, quantization)
+    if refused:
+        known = None if doubted else _despite(refused, resolved, architecture, quantization)
+        return _refused(refused, resolved, architecture, settings, known)
     if doubted or not architecture.is_known or not quantization.is_known:
-        return plan_unknown(resolved, architecture, quantization, settings, why=doubted)
+        return plan_unknown(resolved, architecture, quantization, settings, doubt=doubted)
     account = account_of(resolved, architecture, quantization)
     if account.problems:
-        return _refused(account.problems, architecture, settings)
+        return _refused(account.problems, resolved, architecture, settings)
     return _judged(resolved, architecture, quantization, account, settings)
 
 
@@ -72,13 +74,16 @@ def _judged(
     settings: dict[str, object],
 ) -> Plan:
     verdict, reasons, refused_field = words_for(request, account)
+    reasons += tuple(filter(None, (quantization.note, unchecked(request))))
     lever = ""
-    if verdict in ("tight", "does_not_fit"):
+    if verdict in ("tight", "does_not_fit") and is_cuda(request.accelerator):
         lever = best_lever(request, architecture, quantization, verdict)
-    verdict, reasons = less_sure(verdict, reasons, request.uncounted)
     memory = account.memory
-    # Weights fetched over the bus in every step are nothing that the roofline was fitted to.
-    latency = predict(request, architecture, memory) if memory and not request.cpu_offload_gib else None
+    # By what is counted: that something else may save memory makes no times known.
+    no_times = no_times_because(request, architecture, memory, verdict)
+    verdict, reasons = less_sure(verdict, reasons, request.uncounted)
+    verdict, reasons = beyond_cuda(request, verdict, reasons)
+    latency = predict(request, architecture, memory) if memory and not no_times else None
     return Plan(
         verdict=verdict,
         reasons=reasons,
@@ -89,17 +94,40 @@ def _judged(
         money=price(request, architecture, memory, latency) if memory else None,
         arithmetic=arithmetic(request, account),
         architecture=architecture.name,
+        no_times_because=no_times,
         settings=settings | {"block_size": account.block_tokens},
     )
 
 
-def _refused(found: list[tuple[str, str]], architecture: Architecture, settings: dict[str, object]) -> Plan:
+def _despite(
+    found: list[tuple[str, str]], request: PlanRequest, architecture: Architecture, quantization: Quantization
+) -> Account | None:
+    """What is known of a model that the engine refuses for its options: its weights and cache all the same.
+    None where the refusal is of the very sizes that they follow from."""
+    is_split = any(field in ("tensor_parallel_size", "pipeline_parallel_size") for field, _ in found)
+    is_sized = architecture.is_known and quantization.is_known
+    if is_split or not is_sized or (quantization.refusal and not quantization.targets):
+        return None
+    account = account_of(request, architecture, quantization)
+    return None if account.problems else account
+
+
+def _refused(
+    found: list[tuple[str, str]],
+    request: PlanRequest,
+    architecture: Architecture,
+    settings: dict[str, object],
+    account: Account | None = None,
+) -> Plan:
     return Plan(
         "refused",
         tuple(message for _, message in found),
         refused_field=found[0][0],
+        memory=account.memory if account else None,
+        arithmetic=arithmetic(request, account) if account else (),
         architecture=architecture.name,
         architecture_is_known=architecture.is_known,
+        no_times_because="The engine would not start.",
         settings=settings,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from serving.planner.architecture import Architecture
-from serving.planner.memory import parts_of, rooms_of
+from serving.planner.memory import parts_of, requested_bytes, rooms_of
 from serving.planner.plan_accounting import Account, account_of, spare_bytes, weights_of
 from serving.planner.quantization_reading import Quantization
 from serving.planner.refusals import refusals
@@ -18,7 +18,8 @@ SEQUENCES = (512, 256, 128, 64, 32, 16)
 BATCHES = (8192, 4096, 2048, 1024, 512)
 LENGTH_STEP = 256
 SHORTEST_LENGTH = 1024
-MOST_RANKS = 16
+MOST_STAGES = 8
+DOUBLINGS = (1, 2, 4, 8, 16, 32, 64)
 
 Change = tuple[str, PlanRequest]
 
@@ -41,10 +42,22 @@ def best_lever(
         return None if found.problems or found.rooms is None else found
 
     for words, changed in _changes(request, verdict, account):
+        if _is_hopeless(changed, request, known):
+            continue
         found = account(changed)
         if found is not None and _holds(changed, found):
-            return f"{words} makes it fit."
+            return f"{words} makes it fit at the upper estimate too."
     return ""
+
+
+def _is_hopeless(changed: PlanRequest, request: PlanRequest, known: Weights) -> bool:
+    """Whether an even share of the weights is too much already: dividing further never makes them fewer."""
+    usable = requested_bytes(changed)
+    if usable is None or known.problems or request.cpu_offload_gib:
+        return False
+    before = request.tensor_parallel_size
+    share = changed.tensor_parallel_size * changed.pipeline_parallel_size
+    return sum(stage.total_bytes for stage in known.stages) * before > usable * share
 
 
 def _leaves_room(request: PlanRequest, architecture: Architecture, weights: Weights) -> bool:
@@ -99,11 +112,21 @@ def _shorter(request: PlanRequest, account: Callable[[PlanRequest], Account | No
 
 
 def _more_ranks(request: PlanRequest) -> Iterator[Change]:
-    ranks = request.tensor_parallel_size * 2
-    while ranks <= MOST_RANKS:
-        yield f"Tensor parallel over {ranks} accelerators", replace(request, tensor_parallel_size=ranks)
-        ranks *= 2
-    stages = request.pipeline_parallel_size * 2
-    while stages <= 8:
-        yield f"{stages} pipeline stages", replace(request, pipeline_parallel_size=stages)
-        stages *= 2
+    """Larger topologies, the fewest accelerators first; a tensor-parallel group never leaves its node."""
+    assert request.accelerator is not None
+    tensor, pipeline = _topology(request)
+    per_node = request.accelerator.accelerators_per_node
+    pairs = [
+        (tensor * more, pipeline * stages)
+        for more in DOUBLINGS
+        if more == 1 or tensor * more <= per_node
+        for stages in DOUBLINGS
+        if stages == 1 or pipeline * stages <= MOST_STAGES
+    ]
+    for ranks, stages in sorted(pairs[1:], key=lambda pair: (pair[0] * pair[1], pair[1])):
+        words = f"Tensor parallel over {ranks} accelerators" if ranks != tensor else ""
+        if stages != pipeline:
+            words = f"{words} × {stages} pipeline stages" if words else f"{stages} pipeline stages"
+            nodes = -(-stages // max(1, per_node // ranks))
+            words += f" (over {nodes} nodes)" if nodes > 1 else ""
+        yield words, replace(request, tensor_parallel_size=ranks, pipeline_parallel_size=stages)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from serving.planner.memory import ranks_per_node, usable_bytes
+from serving.planner.memory import Rooms, ranks_per_node, usable_bytes
 from serving.planner.plan_accounting import Account, spare_bytes
 from serving.planner.request import GIB, PlanRequest
 from serving.planner.result import ByteRange, Verdict
 
 UTILISATION = "gpu_memory_utilization"
 KV_CACHE = "kv_cache_memory_bytes"
+ESTIMATED = "activations, graphs and runtime"
+"""The parts that are estimates: every figure that rests on them says which estimate it belongs to."""
 
 
 def gib(size: int) -> str:
@@ -71,51 +73,86 @@ def _kv_cache_at_fault(request: PlanRequest, account: Account) -> str:
 
 
 def _too_large(request: PlanRequest, account: Account, *, missing: int) -> str:
-    assert account.parts is not None and request.kv_cache_memory_bytes is not None
+    assert account.parts is not None
+    usable = usable_bytes(request) or 0
     rest = max(account.parts.used(stage, upper=False) for stage in range(len(account.parts.stages)))
+    # Asked for in bytes, or as a number of blocks.
+    asked = request.kv_cache_memory_bytes or missing + usable - rest
     return (
-        f"The asked KV cache of {gib(request.kv_cache_memory_bytes)} and {gib(rest)} for the weights and the "
-        f"rest do not fit in the {gib(usable_bytes(request) or 0)} of one rank: {gib(missing)} are missing."
+        f"The asked KV cache of {gib(asked)} and {gib(rest)} for the weights and the "
+        f"rest do not fit in the {gib(usable)} of one rank: {gib(missing)} are missing."
     )
 
 
 def _missing(request: PlanRequest, account: Account) -> str:
     assert account.rooms is not None and account.geometry is not None and account.parts is not None
-    worst = min(range(len(account.rooms.most)), key=lambda stage: account.rooms.most[stage])  # type: ignore[union-attr]
-    room = account.rooms.most[worst]
+    rooms = account.rooms
+    is_exact = rooms.most == rooms.least
+    worst = min(range(len(rooms.most)), key=lambda stage: rooms.most[stage])
+    room = rooms.most[worst]
     weights = account.parts.weights(worst)
     if room <= 0:
+        at = "" if is_exact else f", even at the lower estimate of {ESTIMATED}"
         return (
             f"No memory is left for the KV cache: weights of {gib(weights)} per rank and the rest exceed the "
-            f"available memory by {gib(-room)}."
+            f"available memory by {gib(-room)}{at}."
         )
-    needed = account.geometry.needed_bytes()
-    gaps = [need - have for need, have in zip(needed, account.rooms.most, strict=True)]
+    needed = max(account.geometry.needed_bytes())
+    least = _gap(account, rooms.most)
     longest = account.longest_request(upper=False)
-    at_most = f" The longest request that fits has {longest:,} tokens." if longest else ""
-    return (
-        f"One request of {request.max_model_len:,} tokens needs {gib(max(needed))} of KV cache per rank; "
-        f"{gib(max(gaps))} are missing.{at_most}"
+    request_words = (
+        f"One request of {request.max_model_len:,} tokens needs {gib(needed)} of KV cache per rank; "
     )
+    if is_exact:
+        at_most = f" The longest request that fits has {longest:,} tokens." if longest else ""
+        return f"{request_words}{gib(least)} are missing.{at_most}"
+    return (
+        f"{request_words}{gib(_gap(account, _middle(rooms)))} are missing at the expected estimate of "
+        f"{ESTIMATED}, {gib(least)} at the lower one.{_longest(account)}"
+    )
+
+
+def _longest(account: Account) -> str:
+    lower, upper = account.longest_request(upper=False), account.longest_request(upper=True)
+    if not lower:
+        return ""
+    surely = f"{upper:,} at the upper one" if upper else "none at the upper one"
+    return f" The longest request that fits has {lower:,} tokens at the lower estimate, {surely}."
 
 
 def _tight(account: Account) -> str:
-    assert account.rooms is not None and account.geometry is not None
-    needed = account.geometry.needed_bytes()
-    gaps = [need - have for need, have in zip(needed, account.rooms.least, strict=True)]
-    gap = max(gaps, default=-min(account.rooms.least))
+    assert account.rooms is not None
+    expected = _gap(account, _middle(account.rooms))
+    middle = f"{gib(expected)} are missing at the expected one, " if expected > 0 else ""
     return (
-        "A request of full length fits at the lower estimate of activations, graphs and runtime only; at the "
-        f"upper estimate {gib(max(gap, 1))} are missing."
+        f"A request of full length fits at the {'lower' if middle else 'lower and the expected'} estimate of "
+        f"{ESTIMATED} only; {middle}{gib(max(_gap(account, account.rooms.least), 1))} "
+        f"{'' if middle else 'are missing '}at the upper one."
     )
+
+
+def _middle(rooms: Rooms) -> tuple[int, ...]:
+    """The expected rooms, negative where the rest is expected to take more than there is."""
+    return tuple((most + least) // 2 for most, least in zip(rooms.most, rooms.least, strict=True))
+
+
+def _gap(account: Account, rooms: tuple[int, ...]) -> int:
+    """What the stage that lacks most lacks for one request; negative where it has room to spare."""
+    assert account.geometry is not None
+    needed = account.geometry.needed_bytes()
+    if not needed:
+        return -min(rooms)
+    return max(need - have for need, have in zip(needed, rooms, strict=True))
 
 
 def _fits(request: PlanRequest, account: Account) -> str:
     memory = account.memory
     assert memory is not None
+    is_exact = memory.kv_cache_range.low == memory.kv_cache_range.high
+    at = "" if is_exact else f" at the expected estimate of {ESTIMATED}; one fits at the upper one too"
     return (
         f"{memory.kv_cache_tokens:,} tokens of KV cache hold {memory.max_concurrency:.2f} requests of "
-        f"{request.max_model_len:,} tokens at once."
+        f"{request.max_model_len:,} tokens at once{at}."
     )
 
 
@@ -196,8 +233,10 @@ def _cache_lines(request: PlanRequest, account: Account) -> list[str]:
         return ["No layer keeps anything per token: the cache limits nothing."]
     block = max(geometry.bytes_per_block)
     needed = geometry.blocks_per_request()
+    is_exact = memory.kv_cache_range.low == memory.kv_cache_range.high
     return [
-        f"{gib(memory.kv_cache_bytes)} ÷ {block:,} bytes a block = {memory.num_blocks:,} blocks",
+        f"{'' if is_exact else 'expected: '}{gib(memory.kv_cache_bytes)} ÷ {block:,} bytes a block = "
+        f"{memory.num_blocks:,} blocks",
         f"a request of {request.max_model_len:,} tokens holds {needed:,} blocks in {len(geometry.groups)} "
         f"group{'s' if len(geometry.groups) > 1 else ''}",
         f"{memory.num_blocks:,} ÷ {needed:,} = {memory.max_concurrency:.2f} requests at once, "

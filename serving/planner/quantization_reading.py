@@ -62,6 +62,8 @@ class Quantization:
     is_known: bool = True
     unknown_because: str = ""
     refusal: str = ""
+    note: str = ""
+    """What a reader should know although nothing is wrong."""
     minimum_capability: int = 0
 
     def scheme_of(self, path: str, shards: tuple[str, ...], *, experts: bool = False) -> Scheme:
@@ -100,7 +102,7 @@ class Quantization:
 
 def read_quantization(fields: Fields, asked: str | None) -> Quantization:
     """The quantisation of the checkpoint, or the one asked for while loading. Raises BadPlanInput."""
-    section = fields.part(FIELD) or fields.part("compression_config")
+    section = section_of(fields)
     if not section:
         return _online(asked) if asked else Quantization()
     method = _method(section)
@@ -125,6 +127,11 @@ def read_quantization(fields: Fields, asked: str | None) -> Quantization:
     if method == "fbgemm_fp8" and section.get("modules_to_not_convert") is None:
         return replace(read, exclusions=_fbgemm_as_released(fields.whole("num_hidden_layers", at_most=2000)))
     return read
+
+
+def section_of(fields: Fields) -> dict[str, Any] | None:
+    """What the config says of the checkpoint's quantisation, under either of its names."""
+    return fields.part(FIELD) or fields.part("compression_config")
 
 
 def _method(section: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ def flat(plan: Plan) -> dict[str, Any]:
         "lever": plan.lever or None,
         **_memory(plan.memory),
         **_latency(plan.latency),
+        "no_times_because": plan.no_times_because or None,
         **_money(plan),
         "architecture": plan.architecture,
         "architecture_is_known": plan.architecture_is_known,
@@ -76,6 +77,7 @@ def _memory(memory: Memory | None) -> dict[str, Any]:
             "weight_bytes_per_rank", "kv_bytes_per_token_per_rank", "kv_cache_bytes_per_rank",
             "kv_cache_tokens", "kv_cache_blocks", "max_concurrency_at_max_model_len", "activation_bytes",
             "cuda_graph_bytes", "runtime_bytes", "usable_bytes", "requested_bytes", "weight_parts_per_rank",
+            "weights_are_exact",
         ))  # fmt: skip
     return {
         "weight_bytes_per_rank": [stage.weight_bytes for stage in memory.stages],
@@ -89,6 +91,7 @@ def _memory(memory: Memory | None) -> dict[str, Any]:
         "runtime_bytes": asdict(memory.runtime),
         "usable_bytes": memory.usable_bytes,
         "requested_bytes": memory.requested_bytes,
+        "weights_are_exact": memory.weights_are_exact,
         "weight_parts_per_rank": [dict(stage.weight_parts) for stage in memory.stages],
     }
 

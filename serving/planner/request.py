@@ -78,6 +78,8 @@ class PlanRequest:
     config: dict[str, Any]
     tensors: tuple[TensorGroup, ...] | None = None
     checkpoint_bytes: int | None = None
+    checkpoint_doubt: str = ""
+    """What the checkpoint's files say against each other; empty where nothing does."""
     accelerator: Accelerator | None = None
     node_memory_bytes: int | None = None
     tensor_parallel_size: int = 1

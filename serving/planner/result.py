@@ -37,6 +37,7 @@ class StageMemory:
     weight_bytes: int
     weight_parts: dict[str, int]
     kv_bytes_per_token: int
+    activation: ByteRange = ByteRange(0, 0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Memory:
 
     `kv_cache_bytes` is the expected room (the middle of low and high where they differ); tokens, blocks and
     concurrency belong to it; `kv_cache_range` holds the room at the upper and the lower estimate of the rest.
+    Both are those of `tightest_stage`, which holds the fewest blocks.
     """
 
     usable_bytes: int | None
@@ -74,6 +76,7 @@ class Memory:
     weights_are_exact: bool
     state_bytes_per_request: int = 0
     """Fixed recurrent state (Mamba, linear attention) of one request on one rank."""
+    tightest_stage: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,5 +119,7 @@ class Plan:
     arithmetic: tuple[str, ...] = ()
     architecture: str | None = None
     architecture_is_known: bool = True
+    no_times_because: str = ""
+    """Why there are no times, and so no price per token, where there are none; a sentence."""
     settings: dict[str, object] = field(default_factory=dict)
     """What the plan assumed where the request said nothing: max_num_seqs, max_num_batched_tokens, dtype …"""

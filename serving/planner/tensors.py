@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serving.planner.architecture_fields import shown, whole_number
 from serving.planner.request import BadPlanInput, TensorGroup
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
@@ -17,6 +18,10 @@ GROUP_LIMIT = 20_000
 """More kinds of names than that are no model's; nothing is said of the tensors then."""
 INDEX_LIMIT = 4_000
 NAME_LIMIT_CHARACTERS = 300
+LARGEST_CHECKPOINT = 1 << 44
+"""Bytes: some ten times the largest model that anybody published."""
+METADATA_FIELD = "safetensors_index:metadata"
+MAP_FIELD = "safetensors_index:weight_map"
 
 Named = tuple[str, str, tuple[int, ...] | None, int]
 """Name, dtype as safetensors writes it, shape and bytes; an index file gives the name alone ("", None, 0)."""
@@ -53,23 +58,52 @@ def group_tensors(tensors: Iterable[Named]) -> tuple[TensorGroup, ...] | None:
     )
 
 
-def group_index(index: Mapping[str, Any]) -> tuple[TensorGroup, ...] | None:
-    """The groups of a model.safetensors.index.json, which knows names but neither types nor sizes."""
+def group_index(index: Mapping[str, Any]) -> tuple[TensorGroup, ...]:
+    """The groups of a model.safetensors.index.json, which knows names but neither types nor sizes.
+
+    Raises BadPlanInput where its weight_map is none.
+    """
+    groups = group_tensors((name, "", None, 0) for name in weight_map(index))
+    if groups is None:
+        raise BadPlanInput("The names of its tensors are too diverse for a model's.", field=MAP_FIELD)
+    return groups
+
+
+def weight_map(index: Mapping[str, Any]) -> dict[str, str]:
+    """Tensor -> the file beside the index that holds it. Raises BadPlanInput for anything else."""
     names = index.get("weight_map")
     if not isinstance(names, dict) or not names:
-        raise BadPlanInput(
-            "The index has no weight_map, so it names no tensors.", field="safetensors_index:weight_map"
-        )
-    return group_tensors((name, "", None, 0) for name in names)
+        raise BadPlanInput("The index has no weight_map, so it names no tensors.", field=MAP_FIELD)
+    for name, file in names.items():
+        if not isinstance(file, str) or not is_plain_name(file):
+            raise BadPlanInput(
+                f"{shown(name)} must be in a file beside the index, not in {shown(file)}.", field=MAP_FIELD
+            )
+    return names
 
 
 def total_size(index: Mapping[str, Any]) -> int | None:
-    """Bytes of all tensors as the index's metadata states them; None when it does not, or senselessly."""
+    """Bytes of all tensors as the index's metadata states them; None when it states none.
+
+    Raises BadPlanInput for a size that is none.
+    """
     metadata = index.get("metadata")
-    size = metadata.get("total_size") if isinstance(metadata, dict) else None
-    if isinstance(size, float) and size.is_integer():
-        size = int(size)
-    return size if type(size) is int and 0 < size < 1 << 60 else None
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict):
+        raise BadPlanInput(f"metadata must be an object, not {shown(metadata)}.", field=METADATA_FIELD)
+    size = metadata.get("total_size")
+    if size is None:
+        return None
+    try:
+        return whole_number(size, name="total_size", at_most=LARGEST_CHECKPOINT)
+    except BadPlanInput as error:
+        raise BadPlanInput(error.message, field=f"{METADATA_FIELD}.total_size") from None
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether this can be a file in the same folder."""
+    return 0 < len(name) <= 255 and "/" not in name and "\0" not in name and name not in (".", "..")
 
 
 def to_json(groups: tuple[TensorGroup, ...] | None) -> list[list[Any]] | None:
@@ -92,5 +126,6 @@ def from_json(stored: list[list[Any]] | None) -> tuple[TensorGroup, ...] | None:
 
 
 def _told(indices: set[int], most: int) -> tuple[int, ...]:
-    """Which layers have it, where not all do."""
-    return tuple(sorted(indices)) if 0 < len(indices) < most else ()
+    """Which layers have it, where not all do or their numbers have holes."""
+    is_whole = len(indices) == most and max(indices, default=-1) == most - 1
+    return () if not indices or is_whole else tuple(sorted(indices))

@@ -27,6 +27,9 @@ from serving.planner.result import Plan
 
 MOST_ACCELERATORS = 64
 MOST_STAGES = 8
+USUAL_ERROR = 0.1
+"""Median error of a time per output token on models left out of the fit (serving/data/latency_fit.json)."""
+MOSTLY = 2 / 3
 MOST_EVERY_SIZE = 16
 """Up to here every tensor-parallel size is tried, beyond it powers of two: a plan costs milliseconds."""
 SPANNING_FACTORS = (2, 4, 8)
@@ -316,12 +319,7 @@ def _marks(possible: list[Topology]) -> dict[tuple[int, int], dict[Mark, str]]:
     fast = [one for one in sure if one.plan.latency is not None and not one.spans_nodes]
     fastest = min(fast, key=_tpot, default=None)
     if fastest is not None:
-        _mark(
-            marks,
-            fastest,
-            "best_latency",
-            f"Lowest predicted time per output token: {_tpot(fastest) * 1000:.1f} ms.",
-        )
+        _mark(marks, *_best_latency(fastest, fast))
     priced = [(cost, one) for one in sure if (cost := _cost(one))]
     cheapest = min(priced, key=lambda pair: (pair[0], pair[1].accelerators), default=None)
     if cheapest is not None:
@@ -332,6 +330,39 @@ def _marks(possible: list[Topology]) -> dict[tuple[int, int], dict[Mark, str]]:
             f"Lowest predicted price at this load: ${cheapest[0]:.2f} per million output tokens.",
         )
     return marks
+
+
+def _best_latency(fastest: Topology, fast: list[Topology]) -> tuple[Topology, Mark, str]:
+    """The fastest, or the cheapest that the prediction cannot tell from it, with the words that say so."""
+    alike = [one for one in fast if _hourly(one) is not None and _cannot_tell(fastest, one)]
+    best = min(alike, key=lambda one: (_hourly(one), _tpot(one)), default=fastest)
+    if _hourly(fastest) is None or best is fastest or _hourly(best) == _hourly(fastest):
+        return (
+            fastest,
+            "best_latency",
+            f"Lowest predicted time per output token: {_tpot(fastest) * 1000:.1f} ms.",
+        )
+    return (
+        best,
+        "best_latency",
+        f"{_tpot(best) * 1000:.1f} ms per output token predicted at ${_hourly(best):.2f} per hour; "
+        f"TP {fastest.tensor_parallel_size} × PP {fastest.pipeline_parallel_size} costs "
+        f"${_hourly(fastest):.2f} for {_tpot(fastest) * 1000:.1f} ms, a difference within the error of the "
+        "prediction.",
+    )
+
+
+def _cannot_tell(fastest: Topology, other: Topology) -> bool:
+    """Whether two times differ by less than the usual error and their bands lie mostly on each other."""
+    assert fastest.plan.latency is not None and other.plan.latency is not None
+    first, second = fastest.plan.latency.tpot_s, other.plan.latency.tpot_s
+    common = min(first.high, second.high) - max(first.low, second.low)
+    narrower = min(first.high - first.low, second.high - second.low)
+    return second.expected <= first.expected * (1 + USUAL_ERROR) and common >= narrower * MOSTLY
+
+
+def _hourly(one: Topology) -> Decimal | None:
+    return one.plan.money.usd_per_hour if one.plan.money else None
 
 
 def _mark(marks: dict[tuple[int, int], dict[Mark, str]], one: Topology, mark: Mark, reason: str) -> None:

@@ -63,6 +63,8 @@ def test_a_type_is_added_once(as_operator: Caller) -> None:
     [
         ({"name": "a b"}, "name"),
         ({"name": "h200"}, "name"),
+        ({"name": "CPU"}, "name"),
+        ({"name": "cpu"}, "name"),
         ({"name": None}, "name"),
         ({"usable_bytes": None}, "usable_bytes"),
         ({"usable_bytes": 80}, "usable_bytes"),

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from console.actions.deployments import make_engine
 from console.models import AcceleratorPrice, ClusterStatus, Deployment, RegisteredModel, Replica
+from console.planning import plan_engine
+from serving.checkpoint import facts_of_config
 from tests.unit.api.conftest import NODE, Caller, error_of
 from tests.unit.planner.configs import LLAMA_8B, QWEN_7B
+
+DEMO = Path(__file__).resolve().parents[3] / "serving" / "demo" / "model"
 
 pytestmark = pytest.mark.django_db
 
@@ -115,6 +122,27 @@ def test_an_update_of_a_deployment_counts_its_replicas(
     assert [found[four]["accelerators_during_update"] for found in by_sizes] == [4, 9]
     assert "Callers" in by_sizes[1][four]["during_update"] or "callers" in by_sizes[1][four]["during_update"]
     error_of(as_viewer.post("plan/topologies", {**asked, "deployment": "nobody"}), 404)
+
+
+def test_cpu_is_planned_as_a_deployment_of_the_model_would_be(
+    as_viewer: Caller, model: RegisteredModel
+) -> None:
+    config = json.loads((DEMO / "config.json").read_text())
+    facts, _ = facts_of_config(config)
+    RegisteredModel.objects.filter(pk=model.pk).update(config=config, facts=facts)
+    model.refresh_from_db()
+    answer = as_viewer.post("plan", {"model": model.name, "accelerator": "CPU"}).json()
+    engine = make_engine(model, {})
+    assert (answer["verdict"], answer["kv_cache_bytes_per_rank"]) == ("fits", engine.kv_cache_memory_bytes)
+    deployed = plan_engine(engine, model)
+    assert deployed is not None and deployed.memory is not None
+    assert answer["kv_cache_tokens"] == deployed.memory.kv_cache_tokens
+
+
+def test_an_index_that_lies_names_its_field(as_viewer: Caller) -> None:
+    index = {"metadata": {"total_size": "16"}, "weight_map": {"a": "b"}}
+    error = error_of(as_viewer.post("plan", body(safetensors_index=index)), 400)
+    assert error["field"] == "safetensors_index:metadata.total_size"
 
 
 def test_an_operators_price_counts(as_viewer: Caller) -> None:

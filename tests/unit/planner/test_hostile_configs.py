@@ -97,6 +97,19 @@ def test_hostile_quantisation_sections(section: dict[str, Any]) -> None:
         ("layer_types", [["full_attention"]] * 32),
         ("quantization_config", {"quant_method": 5}),
         ("quantization_config", "fp8"),
+        ("intermediate_size", [1]),
+        ("num_key_value_heads", [1]),
+        ("num_attention_heads", None),
+        ("torch_dtype", "float3"),
+        ("torch_dtype", ["bfloat16"]),
+        ("layer_types", ["frob"] * 32),
+        ("layer_types", "full_attention"),
+        ("text_config", [1]),
+        ("model_type", ["x"]),
+        ("rope_theta", [1]),
+        ("rms_norm_eps", "small"),
+        ("hidden_act", 3),
+        ("use_sliding_window", [1]),
         ("architectures", []),
         ("architectures", "LlamaForCausalLM"),
         ("architectures", None),
@@ -106,6 +119,23 @@ def test_the_field_is_named(field: str, value: Any) -> None:
     found = answer(model("meta-llama/Llama-3.1-8B-Instruct")["config"] | {field: value})
     assert isinstance(found, BadPlanInput), found
     assert found.field == field
+
+
+def test_missing_heads_are_named_and_not_invented() -> None:
+    config = dict(model("meta-llama/Llama-3.1-8B-Instruct")["config"])
+    del config["num_attention_heads"]
+    found = answer(config)
+    assert isinstance(found, BadPlanInput) and found.field == "num_attention_heads"
+
+
+@pytest.mark.parametrize("field", ["intermediate_size", "num_key_value_heads"])
+def test_a_size_per_layer_is_taken_where_classes_have_them(field: str) -> None:
+    """Gemma 3n and OpenELM list such sizes; no closed form covers them."""
+    config = model("meta-llama/Llama-3.1-8B-Instruct")["config"] | {
+        "architectures": ["OpenELMForCausalLM"], field: [8] * 32,
+    }  # fmt: skip
+    found = answer(config)
+    assert isinstance(found, Plan) and found.verdict == "unknown"
 
 
 def test_too_many_experts_are_refused_before_any_sum() -> None:

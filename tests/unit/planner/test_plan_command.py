@@ -168,6 +168,49 @@ def test_a_hostile_file_is_refused_in_little_memory(tmp_path: Path, content: byt
     assert peak_bytes < MEMORY_LIMIT_BYTES
 
 
+def test_cpu_is_planned_with_the_cache_that_a_deployment_gets(tmp_path: Path) -> None:
+    code, answer = plan(
+        tmp_path, LLAMA_8B, "--accelerator", "CPU", "--max-model-len", "2048", "--usable-gib", "64"
+    )
+    assert (code, answer["verdict"]) == (0, "fits")
+    assert answer["kv_cache_bytes_per_rank"] == 131072 * 2048 * 8
+    assert answer["tpot_s"] is None and "CPU" in answer["no_times_because"]
+    code, answer = plan(
+        tmp_path, LLAMA_8B, "--accelerator", "cpu", "--max-model-len", "2048", "--usable-gib", "8"
+    )
+    assert (code, answer["verdict"]) == (3, "does_not_fit")
+
+
+@pytest.mark.parametrize("gib", ["0", "-1", "nan", "inf", "1e30"])
+def test_a_senseless_memory_is_bad_input(tmp_path: Path, gib: str) -> None:
+    code, answer = plan(tmp_path, LLAMA_8B, "--accelerator", "H100", f"--usable-gib={gib}")
+    assert code == 2 and answer["reasons"][0].startswith("usable_gib")
+
+
+def test_another_memory_of_a_shipped_accelerator(tmp_path: Path) -> None:
+    assert (
+        plan(tmp_path, LLAMA_8B, "--accelerator", "H100", "--usable-gib", "12")[1]["verdict"]
+        == "does_not_fit"
+    )
+
+
+def test_an_unknown_accelerator_says_which_catalogue_is_read(tmp_path: Path) -> None:
+    code, answer = plan(tmp_path, LLAMA_8B, "--accelerator", "Our-Card")
+    assert code == 2 and "only the catalogue that is shipped" in answer["reasons"][0]
+
+
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:
+    options = arguments(tmp_path, LLAMA_8B, "--accelerator", "H100")[:-1]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "manage.py", "plan", *options],
+        cwd=PROJECT_ROOT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_unknown_option_ends_with_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "manage.py", "plan", "--speed", "fast"],

@@ -63,12 +63,28 @@ def test_an_index_gives_names_and_a_size() -> None:
     assert total_size(index) == 16
 
 
-@pytest.mark.parametrize("size", [None, -1, 0, True, "16", 1e30, 2.5, [16]])
-def test_a_senseless_size_is_no_size(size: object) -> None:
-    assert total_size({"metadata": {"total_size": size}}) is None
+@pytest.mark.parametrize("size", [-1, 0, True, "16060522496", 1e30, 10**30, 2.5, [16], {}])
+def test_a_senseless_size_is_bad_input_with_its_field(size: object) -> None:
+    with pytest.raises(BadPlanInput) as refusal:
+        total_size({"metadata": {"total_size": size}})
+    assert refusal.value.field == "safetensors_index:metadata.total_size"
 
 
-@pytest.mark.parametrize("names", [None, [], {}, "x", 3])
+def test_a_size_that_is_not_stated_is_none_and_metadata_that_is_no_object_is_refused() -> None:
+    assert total_size({}) is total_size({"metadata": {}}) is total_size({"metadata": None}) is None
+    with pytest.raises(BadPlanInput) as refusal:
+        total_size({"metadata": [1]})
+    assert refusal.value.field == "safetensors_index:metadata"
+
+
+def test_layers_with_holes_are_told_one_by_one() -> None:
+    groups = group_tensors((f"layers.{n}.norm.weight", "BF16", (4,), 8) for n in (0, 1, 3))
+    assert groups is not None and groups[0].indices == (0, 1, 3)
+
+
+@pytest.mark.parametrize(
+    "names", [None, [], {}, "x", 3, {"a": 3}, {"a": None}, {"a": ["x"]}, {"a": "../x"}, {"a": ""}]
+)
 def test_an_index_without_names_is_refused_by_its_field(names: object) -> None:
     with pytest.raises(BadPlanInput) as refusal:
         group_index({"weight_map": names})

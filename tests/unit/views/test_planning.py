@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from console.deployment_plan import make_plan
+from console.forms import DeploymentForm
 from console.models import AcceleratorPrice, ClusterStatus, Deployment, RegisteredModel, Replica
 from tests.unit.planner.configs import LLAMA_8B, LLAMA_70B, QWEN_7B
 from tests.unit.views.conftest import NODE
@@ -210,6 +212,37 @@ def test_without_a_model_or_its_files_the_fragments_say_what_is_missing(
     assert "not known here" in words(
         as_operator.post("/deployments/new/topologies/", {**form_values, "model": "far"})
     )
+
+
+def test_the_bar_adds_up_to_the_limit_and_marks_it(
+    as_operator: Client, gpus: ClusterStatus, llama: RegisteredModel, on_gpus: Form
+) -> None:
+    form = DeploymentForm(on_gpus)
+    plan = make_plan(form, name=None)
+    assert plan.memory is not None and plan.memory.requested_bytes is not None
+    assert sum(part.size for part in plan.bar if part.kind != "f") == plan.memory.requested_bytes
+    assert plan.limit_share == pytest.approx(0.92)
+    assert sum(part.share for part in plan.bar) == pytest.approx(1)
+    page = as_operator.post("/deployments/new/check/", on_gpus).content.decode()
+    assert 'class="lim"' in page and "the utilisation limit is at 92%" in page
+    assert "Activations, at most" not in page
+
+
+def test_an_architecture_that_nobody_knows_is_unknown_everywhere(
+    as_operator: Client, gpus: ClusterStatus, llama: RegisteredModel, on_gpus: Form
+) -> None:
+    RegisteredModel.objects.filter(pk=llama.pk).update(
+        config={**LLAMA_8B, "architectures": ["FrobForCausalLM"]},
+        facts={**llama.facts, "weight_bytes": 16 << 30},
+        problems=[{"level": "error", "field": "architectures", "message": "vLLM does not support it."}],
+    )
+    panel = words(as_operator.post("/deployments/new/check/", on_gpus))
+    assert "Unknown" in panel and "Files are faulty" not in panel
+    assert "14.40 GiB to 18.40 GiB of weights" in panel
+    assert "structure is not known" in panel and "kind of machine" not in panel
+    cards = words(as_operator.post("/deployments/new/topologies/", on_gpus))
+    assert "14.40 GiB to 18.40 GiB of weights" in cards
+    assert not re.search(r"\d KV tokens", cards)
 
 
 def test_a_viewer_plans_nothing_here(as_viewer: Client, form_values: Form) -> None:
