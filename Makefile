@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
-.PHONY: help run test test-fast setup lint format doctor bench bench-live bench-planner clean clean-all
+.PHONY: help run test test-fast setup lint format doctor bench bench-gateway bench-live bench-planner clean clean-all
 
 help:
 	@echo "make run        set up what is missing, then start everything (Ctrl-C stops all of it)"
@@ -43,6 +43,10 @@ doctor:
 bench:
 	@$(PYTHON) -m deploy.setup test
 	@exec $(VENV_PYTHON) -m tests.bench $(ONLY)
+
+bench-gateway:
+	@$(PYTHON) -m deploy.setup test
+	@exec $(VENV_PYTHON) -m tests.bench.bench_gateway
 
 bench-live:
 	@$(PYTHON) -m deploy.setup test
