@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV_PYTHON := .venv/bin/python
 
-.PHONY: help run test test-fast setup lint format doctor bench bench-live bench-planner bench-history clean clean-all
+.PHONY: help run test test-fast setup lint format doctor bench bench-gateway bench-live bench-planner
+.PHONY: bench-history clean clean-all
 
 help:
 	@echo "make run        set up what is missing, then start everything (Ctrl-C stops all of it)"
@@ -44,6 +45,10 @@ bench:
 	@$(PYTHON) -m deploy.setup test
 	@exec $(VENV_PYTHON) -m tests.bench $(ONLY)
 
+bench-gateway:
+	@$(PYTHON) -m deploy.setup test
+	@exec $(VENV_PYTHON) -m tests.bench.bench_gateway
+
 bench-live:
 	@$(PYTHON) -m deploy.setup test
 	@exec $(VENV_PYTHON) -m tests.bench.bench_live
@@ -62,4 +67,4 @@ clean:
 	@find . -name __pycache__ -type d -not -path './.venv/*' -not -path './var/*' -prune -exec rm -rf {} +
 
 clean-all: clean
-	@rm -rf .venv .venv-setup
+	@rm -rf .venv .venv-setup .venv-litellm
