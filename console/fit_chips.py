@@ -1,4 +1,5 @@
-"""“Fits on” chips of the registry: per accelerator type the smallest tensor-parallel size that holds a model.
+"""“Fits on” chips of the registry: per accelerator type the fewest accelerators that hold a model, tensor
+parallel on one node first, then with pipeline stages over several.
 
 Read only. Plans are kept per process by what they depend on, so that a list of models costs them once.
 """
@@ -18,23 +19,28 @@ from serving.planner.plan import make_plan
 from serving.planner.request import Accelerator, BadPlanInput, PlanRequest
 from serving.planner.result import Plan
 from serving.planner.topologies import ClusterView
+from serving.spec import EngineSpec
 
 CONTEXT_TOKENS = 8192
 """Chips answer for this context, or the model's own where it is shorter."""
 TENSOR_SIZES = (1, 2, 4, 8)
+STAGES = (2, 4, 8)
+"""Tried with the largest tensor-parallel group of one node, where one node is not enough."""
+MAX_NUM_SEQS = EngineSpec.model_fields["max_num_seqs"].default
+"""As a deployment gets it when nothing is said, so that chip and form agree."""
 TYPES_AT_MOST = 4
 USUAL_TYPES = ("L4", "L40S", "A100", "H100")
 """Shown where neither the cluster nor the catalogue says what the organisation has."""
 PLANS_KEPT = 4096
-SAID = {"y": "fits", "t": "tight or not free", "n": "fits, not here", "u": "not known", "b": "does not fit"}
+SAID = {"y": "fits", "t": "tight", "w": "fits, none free", "n": "fits, not here", "u": "not known"}
 
 _plans: dict[tuple[object, ...], Plan] = {}
 
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator type. `colour`: y fits and is free, t tight or waits, n not in the cluster, u not
-    known, b not. `said` is the same as a word, for those who do not see colours."""
+    """One accelerator type. `colour`: y fits and is free, t tight, w fits and waits, n not in the cluster, u
+    not known, b not. `said` is the same as a word, for those who do not see colours."""
 
     accelerator_type: str
     colour: str
@@ -44,7 +50,7 @@ class Chip:
     @property
     def said(self) -> str:
         """The colour as a word."""
-        return SAID[self.colour]
+        return SAID.get(self.colour, "does not fit")
 
 
 @dataclass(frozen=True)
@@ -81,71 +87,86 @@ def chips(model: RegisteredModel, on: Shelf) -> list[Chip]:
         _chip(model, checkpoint, accelerator, view)
         for accelerator, view in zip(on.accelerators, on.views, strict=True)
     ]
-    return sorted(made, key=lambda chip: "ytnub".index(chip.colour))
+    return sorted(made, key=lambda chip: "ytwnub".index(chip.colour))
 
 
 def _chip(
     model: RegisteredModel, checkpoint: Checkpoint, accelerator: Accelerator, view: ClusterView
 ) -> Chip:
-    tensor, plan = _smallest(model, checkpoint, accelerator)
-    words = accelerator.name if tensor == 1 else f"{tensor} × {accelerator.name}"
+    split, plan = _smallest(model, checkpoint, accelerator)
+    ranks = split[0] * split[1]
+    words = accelerator.name if ranks == 1 else f"{ranks} × {accelerator.name}"
     if plan.verdict not in ("fits", "tight"):
         colour = "u" if plan.verdict == "unknown" else "b"
         why = plan.reasons or ("It is not known whether it fits." if colour == "u" else "It does not fit.",)
         lines = why if colour == "u" else why[:1]
         return Chip(accelerator.name, colour, accelerator.name, (*lines, *plan.arithmetic))
-    held = max(view.free_by_node.values(), default=0) >= tensor
+    stages_free = sum(free // split[0] for free in view.free_by_node.values())
     if not view.total_by_node:
         colour, now = "n", "The cluster has none of these."
-    elif held:
+    elif stages_free >= split[1]:
         colour, now = ("y" if plan.verdict == "fits" else "t"), "Free now."
     else:
-        colour, now = "t", "Fits, but none is free now."
-    return Chip(accelerator.name, colour, words, (now, *_sum(plan, tensor), *plan.arithmetic))
+        colour, now = "w", "Fits, but not enough are free now."
+    return Chip(accelerator.name, colour, words, (now, *_sum(plan, split), *plan.arithmetic))
 
 
-def _sum(plan: Plan, tensor: int) -> Iterable[str]:
+def _sum(plan: Plan, split: tuple[int, int]) -> Iterable[str]:
     memory = plan.memory
     if memory is None:
         return ()
     context = plan.settings.get("max_model_len", CONTEXT_TOKENS)
     return (
-        f"Tensor parallel {tensor}: {memory.kv_cache_tokens:,} KV tokens, "
+        f"TP {split[0]} × PP {split[1]}: {memory.kv_cache_tokens:,} KV tokens, "
         f"{memory.max_concurrency:.1f} requests of {context:,} tokens at once.",
     )
 
 
-def _smallest(model: RegisteredModel, checkpoint: Checkpoint, accelerator: Accelerator) -> tuple[int, Plan]:
-    """The smallest size that surely fits, else the smallest that is tight, else the last one tried."""
-    tight: tuple[int, Plan] | None = None
-    last: tuple[int, Plan] = (1, Plan("unknown"))
-    for tensor in TENSOR_SIZES:
-        plan = _kept_plan(model, checkpoint, accelerator, tensor)
+def _smallest(
+    model: RegisteredModel, checkpoint: Checkpoint, accelerator: Accelerator
+) -> tuple[tuple[int, int], Plan]:
+    """The smallest split that surely fits, else the smallest that is tight, else the last one tried."""
+    tight: tuple[tuple[int, int], Plan] | None = None
+    last: tuple[tuple[int, int], Plan] = ((1, 1), Plan("unknown"))
+    for split in _splits(accelerator):
+        plan = _kept_plan(model, checkpoint, accelerator, split)
         if plan.verdict == "fits":
-            return tensor, plan
+            return split, plan
         if plan.verdict == "tight" and tight is None:
-            tight = tensor, plan
-        if plan.verdict != "refused" or tensor == 1:
-            last = tensor, plan
+            tight = split, plan
+        if plan.verdict != "refused" or split == (1, 1):
+            last = split, plan
+        if plan.verdict == "unknown":
+            break  # more ranks make nothing known
     return tight or last
 
 
-def _kept_plan(model: RegisteredModel, checkpoint: Checkpoint, accelerator: Accelerator, tensor: int) -> Plan:
-    key = (model.pk, model.version, model.inspected_at, repr(accelerator), tensor)
+def _splits(accelerator: Accelerator) -> list[tuple[int, int]]:
+    """(tensor, pipeline) sizes to try in turn; a tensor-parallel group stays on one node."""
+    tensors = [size for size in TENSOR_SIZES if size <= max(1, accelerator.accelerators_per_node)]
+    return [*((size, 1) for size in tensors), *((tensors[-1], stages) for stages in STAGES)]
+
+
+def _kept_plan(
+    model: RegisteredModel, checkpoint: Checkpoint, accelerator: Accelerator, split: tuple[int, int]
+) -> Plan:
+    key = (model.pk, model.updated_at, model.inspected_at, repr(accelerator), split)
     if key not in _plans:
         while len(_plans) >= PLANS_KEPT:
             _plans.pop(next(iter(_plans)))
-        _plans[key] = _plan(checkpoint, accelerator, tensor)
+        _plans[key] = _plan(checkpoint, accelerator, split)
     return _plans[key]
 
 
-def _plan(checkpoint: Checkpoint, accelerator: Accelerator, tensor: int) -> Plan:
+def _plan(checkpoint: Checkpoint, accelerator: Accelerator, split: tuple[int, int]) -> Plan:
     facts = PlanRequest(
         config=checkpoint.config,
         tensors=checkpoint.tensors,
         checkpoint_bytes=checkpoint.checkpoint_bytes,
         accelerator=accelerator,
-        tensor_parallel_size=tensor,
+        tensor_parallel_size=split[0],
+        pipeline_parallel_size=split[1],
+        max_num_seqs=MAX_NUM_SEQS,
         max_model_len=_context(checkpoint),
     )
     try:

@@ -258,3 +258,14 @@ def test_chips_show_where_a_model_fits_with_the_sum(
     assert re.search(r'class="fit y">.*?[24] × H100</summary>', page, re.S)
     assert "KV tokens" in page
     assert "H100" in as_viewer.get("/models/huge/").content.decode()
+
+
+def test_chips_go_on_to_pipeline_stages_and_say_when_nothing_is_free(
+    as_viewer: Client, gpus: ClusterStatus
+) -> None:
+    giant = {**LLAMA_70B, "num_hidden_layers": 126, "hidden_size": 16384, "intermediate_size": 53248}
+    giant |= {"num_attention_heads": 128, "num_key_value_heads": 8, "head_dim": 128}
+    RegisteredModel.objects.create(name="giant", source_kind="folder", source="/x", config=giant)
+    page = as_viewer.get("/models/").content.decode()
+    assert re.search(r"fits, none free: </span>16 × H100</summary>", page)
+    assert "TP 8 × PP 2: " in page
