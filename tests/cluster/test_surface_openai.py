@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
@@ -305,7 +305,8 @@ def test_with_nothing_left_the_last_reason_is_given(surface: LocalCluster, http:
 class Answer(BaseModel):
     """Gives the answer."""
 
-    word: str
+    # A toy model never ends a free text: what it may say is bounded, as in SCHEMA.
+    word: Literal["yes", "no"]
     sure: bool
 
 
