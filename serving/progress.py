@@ -149,6 +149,10 @@ def same_cause_form(cause: str) -> str:
     return " ".join(VARYING.sub("#", cause.lower()).split())[:CAUSE_CHARACTERS]
 
 
+STILL_SERVING = frozenset({"RECOVERING", "UPDATING", "PENDING_MIGRATION"})
+"""States of a replica that takes requests although Serve does not call it RUNNING."""
+
+
 def gave_up(known: Progress) -> bool:
     """Whether enough starts in a row have failed: fewer when all of the last ones failed for one reason."""
     last = known.start_causes[-MAX_SAME_FAILURES:]
@@ -168,6 +172,9 @@ def _follow_ready(known: Progress, app: SeenApp, last_seen_at: float | None, now
         return Step(replace(known, asleep_at=known.asleep_at or now, message=""))
     if known.asleep_at is not None:
         return Step(_restarted(known, began, kind=WOKE, message="Waking: a request came"))
+    if any(replica.state in STILL_SERVING for replica in app.replicas):
+        # A restarted Serve controller finds its replicas again; they have answered all the while.
+        return Step(replace(known, message="Serve's controller is looking after its replicas again"))
     words = "No replica is left; Ray is starting it again"
     return Step(_restarted(known, began, kind=CRASHED, message=words))
 

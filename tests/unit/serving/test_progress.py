@@ -207,6 +207,14 @@ def test_a_start_after_a_crash_counts_from_the_crash() -> None:
     assert seen.queued_at == crash - 2, "its replica was there before anybody looked"
 
 
+@pytest.mark.parametrize("state", ["RECOVERING", "UPDATING"])
+def test_a_replica_that_serve_finds_again_has_not_started_anew(state: str) -> None:
+    known = ready()
+    seen = step(known, app("DEPLOYING", replica(state)), T0 + 100).progress
+    assert (seen.ready_at, seen.queued_at) == (known.ready_at, known.queued_at)
+    assert "controller" in seen.message
+
+
 def test_a_wake_counts_from_the_request_that_caused_it() -> None:
     asleep = step(ready(), app("RUNNING", target=0), T0 + 100).progress
     seen = app("RUNNING", replica(started=T0 + 897, name="r2"), target=1)
