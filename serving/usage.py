@@ -17,6 +17,9 @@ FIELD = "r"
 DEAD_STREAM = "raydeck:usage:dead"
 """Where records go that cannot be read: fields `r`, `error` and `entry` (the id it had in the stream)."""
 
+HELD_S = 1.0
+"""A request that waited longer for a replica was held; less is only the routing table on its way."""
+
 OUTCOMES = frozenset({"ok", "error", "aborted", "refused"})
 TOKENS_MAX = 2**31 - 1
 SECONDS_MAX = 1e9
@@ -83,7 +86,8 @@ class UsageRecord:
         """
         if self.stream:
             return self.ttft_s
-        if self.woke or self.gateway_s is None or self.queue_s is None or self.prefill_s is None:
+        was_held = self.woke or (self.held_s or 0.0) > HELD_S
+        if was_held or self.gateway_s is None or self.queue_s is None or self.prefill_s is None:
             return None
         return self.gateway_s + self.queue_s + self.prefill_s
 

@@ -37,6 +37,7 @@ class Served:
     stream: bool = True
     woke: bool = False
     gateway_s: float | None = None
+    held_s: float | None = None
     queue_s: float | None = None
     prefill_s: float | None = None
     ttft_s: float | None = None
@@ -90,7 +91,8 @@ def work_of(served: Served, *, ready_at: float | None = None) -> Work | None:
 def _begin(served: Served, ready_at: float | None) -> float:
     """When it reached its replica. One that woke a sleeping deployment waited for a start, which is nobody's:
     it counts from what the engine measured, or else from when the replica was ready."""
-    handed_over = served.started_at + (served.gateway_s or 0.0)
+    # Who was held while a replica was replaced waited for nobody's work either.
+    handed_over = served.started_at + (served.gateway_s or 0.0) + (served.held_s or 0.0)
     if not served.woke:
         return handed_over
     in_engine = None if served.prefill_s is None else served.prefill_s + (served.queue_s or 0.0)

@@ -156,6 +156,18 @@ class Completions:
             extra=line.headers(time.monotonic(), whole=True),
         )
 
+    def account_for_lost(self, line: Timeline, error: BaseException) -> None:
+        """The record of a request that ended where nothing else makes one: its caller left while its limits
+        were asked for, or something unexpected went wrong."""
+        if line.is_accounted or line.is_left:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self._finish(
+                line, status=CLIENT_CLOSED_REQUEST, outcome="aborted", error_class="client_disconnected"
+            )
+        else:
+            self._finish(line, status=500, outcome="error", error_class="internal_error")
+
     async def finish(self) -> None:
         """Waits for the records of requests that were aborted a moment ago."""
         if self._afterwards:
@@ -206,6 +218,7 @@ class Completions:
             except EngineGone as gone:
                 log.warning("engine is gone: deployment=%s replica=%s", entry.name, gone.replica)
                 drop_replica(handle, gone.replica)
+                line.meta = {}  # the dead one's: who answers now has figures of its own
             if not replicas_known(handle):
                 self._handles.note_death(entry)
                 break
@@ -336,6 +349,7 @@ class Completions:
         """The usage record, and what it means for limits: before the caller has the last of the answer, so
         that who waits for it is not refused for it."""
         self._recorder.add(record)
+        line.is_accounted = True
         limits, line.limits = line.limits, ()
         if limits:
             self._limiter.finish(line.request_id, limits, tokens=line.tokens)

@@ -109,6 +109,9 @@ class GatewayApp:
             return
         try:
             await self._completions.serve(route, key, line, body, send)
+        except BaseException as error:
+            self._completions.account_for_lost(line, error)
+            raise
         finally:
             if line.limits and not line.is_left:  # nothing accounted for it: a surprise on the way
                 self._limiter.finish(line.request_id, line.limits, tokens=0)

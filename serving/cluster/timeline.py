@@ -35,6 +35,8 @@ class Timeline:
     events: int = 0
     meta: Meta = field(default_factory=dict)
     limits: tuple[Limits, ...] = ()
+    is_accounted: bool = False
+    """Its usage record was made."""
     is_left: bool = False
     """The caller has gone: its record is made afterwards, when the engine has told the figures."""
 
@@ -111,12 +113,7 @@ class Timeline:
         return tuple((name, str(value).encode()) for name, value in found if value not in (None, ""))
 
     def _gateway_s(self) -> float | None:
-        """Time spent in the gateway before the engine was asked, without waiting for a replica.
-
-        None for who waited for one that was replaced: readers take it for part of an ordinary first token.
-        """
-        if self.held and not self.woke:
-            return None
+        """Time spent in the gateway before the engine was asked, without waiting for a replica."""
         handed = self._between(self.started, self.handed_over)
         return None if handed is None else max(0.0, handed - self.held_s)
 

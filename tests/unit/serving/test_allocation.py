@@ -220,6 +220,13 @@ def test_one_that_woke_the_deployment_does_not_pay_for_the_start(given, ready, b
     assert found.begin_us == (START + begins) * MICROSECONDS
 
 
+def test_one_that_was_held_while_a_replica_was_replaced_does_not_pay_for_the_wait():
+    found = work_of(
+        Served(id="q", started_at=START, finished_at=START + 21, gateway_s=0.0, held_s=20.0, prefill_s=0.5)
+    )
+    assert found.begin_us == (START + 20) * MICROSECONDS
+
+
 def test_a_request_that_claims_days_counts_with_its_last_hours():
     found = work_of(Served(id="q", started_at=0, finished_at=START))
     assert found.end_us - found.begin_us == 6 * 3600 * MICROSECONDS

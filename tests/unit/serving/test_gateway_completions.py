@@ -21,6 +21,7 @@ from serving.cluster.spool import Spool
 from serving.cluster.table import KeyEntry, ModelEntry
 from serving.cluster.timeline import Timeline
 from serving.cluster.usage import UsageRecorder
+from serving.usage import read_record
 
 EVENT = b'data: {"choices": []}\n\n'
 DIED = {"status": 503, "error_class": "engine_died", "replica": "r1"}
@@ -252,7 +253,16 @@ async def test_a_caller_woke_a_model_only_when_it_slept(
     await called.serve()
     row = json.loads(called.recorder._queue[0])
     assert (called.status, row["woke"]) == (200, woke)
-    assert (row["gateway_s"] is not None) == woke, "a hold that is no wake must not pass for a first token"
+    assert row["held_s"] >= 0.01 and row["gateway_s"] is not None
+
+
+async def test_a_request_that_waited_for_a_new_replica_has_no_first_token_of_its_own() -> None:
+    given = {
+        "id": "q", "deployment": "d", "started_at": 1.0, "status": 200, "outcome": "ok", "stream": False,
+        "gateway_s": 0.001, "queue_s": 0.01, "prefill_s": 0.1, "e2e_s": 21.0, "woke": False,
+    }  # fmt: skip
+    assert read_record(json.dumps(given | {"held_s": 20.0})).first_token_s is None
+    assert read_record(json.dumps(given | {"held_s": 0.2})).first_token_s == pytest.approx(0.111)
 
 
 async def test_a_refused_caller_is_told_the_seconds(

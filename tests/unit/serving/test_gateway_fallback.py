@@ -237,3 +237,15 @@ async def test_a_key_at_its_limit_is_refused_whatever_the_next_could_do(
     assert request.status == 429 and "this API key" in request.text
     assert request.engines["a"].asked == request.engines["b"].asked == []
     assert (request.record["outcome"], request.record["status"]) == ("refused", 429)
+
+
+async def test_a_caller_who_leaves_while_limits_are_asked_for_is_recorded(
+    served: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = served(OK, OK)
+    request.key = KeyEntry(1, "ci", is_internal=False, limits=OF_KEY)
+    line = Timeline(request_id="r", path="/v1/completions", started_at=1.0, started=1.0)
+    request.completions.account_for_lost(line, asyncio.CancelledError())
+    assert (request.record["outcome"], request.record["status"]) == ("aborted", 499)
+    request.completions.account_for_lost(line, RuntimeError())
+    assert len(request.recorder._queue) == 1, "once"
