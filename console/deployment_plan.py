@@ -317,6 +317,7 @@ def _cleaned(form: DeploymentForm) -> tuple[dict[str, object], list[str]]:
 
 
 def _given(values: dict[str, object], spec: type[EngineSpec] | type[CapacitySpec]) -> dict[str, object]:
-    wanted = {name: values[name] for name in spec.model_fields if name in values and name != "model"}
+    names = (*spec.model_fields, *(("load_adapters",) if spec is EngineSpec else ()))
+    wanted = {name: values[name] for name in names if name in values and name != "model"}
     keep_none = ("accelerator_type", "max_model_len", "kv_cache_memory_bytes", "idle_before_zero_s")
     return {name: value for name, value in wanted.items() if value is not None or name in keep_none}

@@ -103,8 +103,6 @@ def shown(field: str, value: Any) -> str:
         return formats.duration(value)
     if field == "price_per_accelerator_hour_usd":
         return formats.rate(value)
-    if isinstance(value, bool):
-        return "yes" if value else "no"
     if field.startswith("api_"):
         return f"{formats.usd(value)} per 1M tokens"
     if field in ("requests_per_minute", "tokens_per_minute", "requests_in_flight"):

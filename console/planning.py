@@ -110,7 +110,8 @@ def _nodes_per_replica(engine: EngineSpec, live: list[Node], *, usual_per_node: 
 
 def _planned_arguments(engine: EngineSpec) -> dict[str, Any]:
     """The planner's fields from vLLM's own arguments, and the names of those it does not count."""
-    given: dict[str, Any] = {"uncounted": uncounted(engine.engine_kwargs, planned=PLANNED_ENGINE_KWARGS)}
+    left_out = uncounted(engine.engine_kwargs, planned=PLANNED_ENGINE_KWARGS)
+    given: dict[str, Any] = {"uncounted": (*left_out, *(("enable_lora",) if engine.adapters else ()))}
     for name, (ours, kind) in PLANNED_ENGINE_KWARGS.items():
         value = engine.engine_kwargs.get(name)
         if value is None:

@@ -180,7 +180,9 @@ def cumulative(counts: histogram.Counts) -> list[tuple[str, float]]:
 def _money(rows: list[dict[str, Any]], names: Mapping[int, str], now: float) -> Iterator[Metric]:
     with _costs_lock:
         units = _costs.book(until=now).units_by_deployment(end=now)
-    spent = CounterMetricFamily(
+    # No counter: the end of a life that was noticed late takes back what was reckoned up to now, and a
+    # deleted deployment's sum moves.
+    spent = GaugeMetricFamily(
         "raydeck_cost_usd",
         "US dollars of replicas so far; those of deleted deployments are together.",
         labels=["deployment"],

@@ -105,7 +105,7 @@ def write_replicas(apps: dict[str, SeenApp], *, token: int, now: float) -> Ended
         fence(token, now)
         # Also those that had ended: Ray's list can leave out a replica for a moment, which then lives on.
         wanted = Q(ended_at=None) | Q(replica_id__in=list(seen))
-        known = {row.replica_id: row for row in Replica.objects.filter(wanted)}
+        known = {row.replica_id: row for row in Replica.objects.select_for_update().filter(wanted)}
         accelerators = _accelerators_of_deployments()
         for replica_id, (app, replica) in seen.items():
             if not app.name.startswith(MODEL_APP_PREFIX) or not replica_id:
@@ -220,8 +220,8 @@ def _continued(ended: Replica) -> Replica:
     new row from that moment on. The old one keeps its costs and gives its id away."""
     replica_id = ended.replica_id
     earlier = Replica.objects.filter(replica_id__startswith=f"{replica_id}~").count()
-    Replica.objects.filter(pk=ended.pk).update(replica_id=f"{replica_id}~{earlier + 1}"[:120])
     began = ended.ended_at or ended.last_seen_at
+    Replica.objects.filter(pk=ended.pk).update(replica_id=f"{replica_id}~{earlier + 1}"[:120], ended_at=began)
     return Replica(
         deployment_id=ended.deployment_id,
         deployment_name=ended.deployment_name,

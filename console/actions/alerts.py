@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.db import transaction
 from django.db.models import F
@@ -49,17 +50,25 @@ def edit_webhook(*, actor: Actor, expected_version: int, changes: dict[str, Any]
         )
         if not written:
             raise _conflict(webhook())
-        said = words(before, values) or "nothing else"
+        shown_before, shown = _shown(before), _shown(values)
+        said = words(shown_before, shown) or "nothing else"
+        if before["url"] != values["url"] and shown_before == shown:
+            said = "new address on the same host"
         record(
             actor=actor,
             kind="webhook.changed",
             message=f"Alert webhook: {said}{', new secret' if secret else ''}",
             subject_kind="webhook",
             subject_name="alerts",
-            before=before,
-            after=values,
+            before=shown_before,
+            after=shown,
         )
     return webhook()
+
+
+def _shown(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings as everybody may read them: many services take the whole address as the key to it."""
+    return {**values, "url": urlsplit(str(values["url"])).hostname or ""}
 
 
 def send_test(*, actor: Actor) -> WebhookDelivery:

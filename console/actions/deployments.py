@@ -46,7 +46,6 @@ CAPACITY_FIELDS = tuple(CapacitySpec.model_fields)
 COLOURS = 6
 RESERVED_NAMES = ("new", "parts")
 """/deployments/new/ and its like are pages."""
-"""Context length when the operator names none and the model's files could not be read."""
 
 
 def create_deployment(

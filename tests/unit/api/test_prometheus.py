@@ -120,7 +120,7 @@ def test_requests_latencies_money_and_health_are_there(as_viewer: Caller) -> Non
     assert value(found, "raydeck_ttft_seconds_count", deployment="chat") == 3
     assert value(found, "raydeck_ttft_seconds_sum", deployment="chat") == pytest.approx(0.6)
     assert value(found, "raydeck_ttft_seconds_bucket", deployment="chat", le="+Inf") == 3
-    assert value(found, "raydeck_cost_usd_total", deployment="chat") == pytest.approx(1.2, rel=0.01)
+    assert value(found, "raydeck_cost_usd", deployment="chat") == pytest.approx(1.2, rel=0.01)
     assert value(found, "raydeck_slo_budget_left_ratio", deployment="chat", objective="ttft") == 0.25
     assert value(found, "raydeck_alerts_open", deployment="chat", speed="fast") == 1
     assert value(found, "raydeck_deployments", phase="queued") == 1

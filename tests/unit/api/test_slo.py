@@ -95,3 +95,15 @@ def test_the_webhook_is_set_tested_and_its_secret_never_given_back(as_admin: Cal
     everything = [saved.json(), test.json(), listed, as_admin.get("events").json()]
     assert "sixteen characters" not in json.dumps(everything)
     assert error_of(as_admin.patch("alert-webhook", {"enabled": False, "expected_version": 1}), 409)
+
+
+def test_the_webhooks_address_is_in_no_event_that_viewers_read(as_admin: Caller, as_viewer: Caller) -> None:
+    url = "https://hooks.example.com/services/T000/B000/the-key-to-it"
+    given = {"url": url, "secret": "s" * 20, "enabled": False}
+    version = as_admin.get("alert-webhook")["ETag"]
+    assert as_admin.patch("alert-webhook", given, If_Match=version).status_code == 200
+    version = as_admin.get("alert-webhook")["ETag"]
+    assert as_admin.patch("alert-webhook", {"url": url + "2"}, If_Match=version).status_code == 200
+    shown = as_viewer.get("events").content.decode()
+    assert "hooks.example.com" in shown and "the-key-to-it" not in shown
+    assert "new address on the same host" in shown
