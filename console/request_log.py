@@ -19,6 +19,7 @@ from serving import histogram
 from serving.resolutions import DAY_S
 from serving.waterfall import Part, parts_of
 
+ID = re.compile(r"[!-~]{1,40}", re.ASCII)
 CURSOR = re.compile(r"^(\d{1,12}(?:\.\d{1,9})?)~([!-~]{1,40})$", re.ASCII)
 FAILED = Q(outcome="error") | Q(status__gte=500)
 LONGEST_S = 3600.0
@@ -48,9 +49,18 @@ class BadCursor(ValueError):
     """The place to go on from is none that this module gave."""
 
 
+def find(request_id: str) -> RequestRecord | None:
+    """One record, or None; also for what can be no id, which a database might refuse to look for."""
+    if not ID.fullmatch(request_id):
+        return None
+    return RequestRecord.objects.select_related("key").filter(pk=request_id).first()
+
+
 def rows(filters: Filters, *, now: float) -> QuerySet[RequestRecord]:
     """The records asked for, newest first."""
     found = RequestRecord.objects.of_callers().order_by("-started_at", "-id")
+    if any("\x00" in (text or "") for text in (filters.deployment, filters.outcome)):
+        return found.none()  # PostgreSQL refuses to look for a NUL
     given = {
         "deployment_name": filters.deployment,
         "key_id": filters.key_id,

@@ -14,7 +14,7 @@ from console import history, request_log
 from console.api.errors import invalid, not_found
 from console.api.outputs import EventOut, Feed, PointsOut, RequestDetail, RequestOut
 from console.api.routing import Limit, operation
-from console.models import Event, RequestRecord
+from console.models import Event
 
 router = Router(tags=["activity"])
 
@@ -81,7 +81,7 @@ def list_requests(
 @operation(router, "GET", "/requests/{request_id}", role="viewer", answer=RequestDetail)
 def get_request(request: HttpRequest, request_id: str) -> dict[str, Any]:
     """One request with its waterfall: parts in order of time that add up to `e2e_s`, measured or derived."""
-    found = RequestRecord.objects.filter(pk=request_id).first() if len(request_id) <= 40 else None
+    found = request_log.find(request_id)
     if found is None:
         raise not_found("There is no such request; a record arrives a second or two after its answer.")
     shown = RequestOut.model_validate(found, from_attributes=True).model_dump()

@@ -82,7 +82,7 @@ def requests(request: HttpRequest) -> HttpResponse:
 @require_GET
 def request_detail(request: HttpRequest, request_id: str) -> HttpResponse:
     """One request: its parts, its tokens, what else its replica was doing."""
-    found = RequestRecord.objects.select_related("key").filter(pk=request_id[:41]).first()
+    found = request_log.find(request_id)
     if found is None:
         raise Http404("There is no such request, or its record has not arrived yet (a second or two).")
     context = {

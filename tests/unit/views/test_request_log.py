@@ -126,6 +126,7 @@ def test_odd_addresses_do_no_harm(page: Client, chat: Deployment) -> None:
     make("one")
     assert listed(page, "?before=nonsense") == ["one"]
     assert page.get("/requests/%00%0d%0a/").status_code == 404
+    assert listed(page, "?deployment=%00") == ["one"], "what names no deployment narrows nothing"
     assert page.get(f"/requests/{'x' * 500}/").status_code == 404
 
 
