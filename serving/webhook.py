@@ -63,12 +63,18 @@ def checked_url(url: str) -> str:
     return url
 
 
+OTHER_WAYS_TO_IPV4 = tuple(map(ipaddress.IPv6Network, ("::/96", "64:ff9b:1::/48", "fec0::/10")))
+"""IPv4-compatible addresses, NAT64 of a network's own choosing, site-local ones: none is a public server."""
+
+
 def is_allowed(address: Address, *, allow_private: bool) -> bool:
     """Whether a message may go there. Link-local (a cloud's metadata service), multicast, unspecified and
     reserved addresses never; loopback and private ones only with `allow_private`."""
     inner = _embedded(address)
     if inner is not None:
         return is_allowed(inner, allow_private=allow_private)
+    if address.version == 6 and not address.is_loopback and any(address in one for one in OTHER_WAYS_TO_IPV4):
+        return False
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         return False
     if address.version == 4 and address.is_reserved:

@@ -125,6 +125,10 @@ def test_a_refused_connection_is_named_without_its_address() -> None:
         ("224.0.0.1", False, False),
         ("255.255.255.255", False, False),
         ("::", False, False),
+        ("::169.254.169.254", False, False),
+        ("::7f00:1", False, False),
+        ("64:ff9b:1::a9fe:a9fe", False, False),
+        ("fec0::1", False, False),
     ],
 )
 def test_which_addresses_are_allowed(address: str, public: bool, private: bool) -> None:
