@@ -108,7 +108,7 @@ def ratio_goals(results: Results) -> list[Goal]:
     for in_flight in (16, 64):
         ours = results["raydeck", "unary", in_flight].per_s
         for other, factor in (("litellm", 7.0), ("ray best", 2.0)):
-            value = ours / results[other, "unary", in_flight].per_s
+            value = _ratio(ours, results[other, "unary", in_flight].per_s)
             goals.append(Goal(f"unary req/s at {in_flight}, over {other}", value, factor, at_least=True))
     for kind, other, bound in (
         ("unary", "litellm", 0.25),
@@ -117,11 +117,16 @@ def ratio_goals(results: Results) -> list[Goal]:
     ):
         ours_s, theirs_s = (median_of(results[name, kind, 1].first_s) for name in ("raydeck", other))
         what = "p50" if kind == "unary" else "TTFT p50"
-        goals.append(Goal(f"{kind} {what} at 1, over {other}", ours_s / theirs_s, bound))
+        goals.append(Goal(f"{kind} {what} at 1, over {other}", _ratio(ours_s, theirs_s), bound))
     for kind, bound in (("unary", 0.15), ("stream", 0.35)):
         ours, theirs = (results[name, kind, 16].cpu_ms_per_request for name in ("raydeck", "litellm"))
-        goals.append(Goal(f"CPU per {kind} request at 16, over litellm", ours / theirs, bound))
+        goals.append(Goal(f"CPU per {kind} request at 16, over litellm", _ratio(ours, theirs), bound))
     return goals
+
+
+def _ratio(ours: float, theirs: float) -> float:
+    """Not a number where the other answered nothing in time, as in a short run."""
+    return ours / theirs if theirs else math.nan
 
 
 def chunk_goals(results: Results) -> list[Goal]:
