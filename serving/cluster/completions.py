@@ -195,8 +195,7 @@ class Completions:
             )
             raise asyncio.CancelledError from None
         line.held_s = held_s + time.monotonic() - began
-        line.held = line.held_s > HELD_S
-        line.woke = line.held and slept
+        line.woke = line.held_s > HELD_S and slept
         if not is_up:
             back_in_s = self._handles.retry_after_s(entry)
             raise Unavailable(

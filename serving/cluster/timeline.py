@@ -28,7 +28,6 @@ class Timeline:
     stream: bool = False
     woke: bool = False
     handed_over: float | None = None
-    held: bool = False
     held_s: float = 0.0
     first_event: float | None = None
     last_event: float | None = None

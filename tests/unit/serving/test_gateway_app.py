@@ -155,3 +155,23 @@ async def test_answers_carry_what_is_known_of_their_times(app: App) -> None:
 async def test_health_says_whether_limits_are_shared(app: App) -> None:
     answer = await app.ask(path="/healthz", method="GET", key=None)
     assert b'"limits": {"redis": "off", "hold": "per replica"' in answer.body
+
+
+@pytest.mark.parametrize(
+    ("raised", "outcome", "status"),
+    [(RuntimeError("surprise"), "error", 500), (asyncio.CancelledError(), "aborted", 499)],
+)
+async def test_a_request_that_ends_before_the_engine_is_asked_is_recorded_once(
+    app: App, monkeypatch: pytest.MonkeyPatch, raised: BaseException, outcome: str, status: int
+) -> None:
+    async def admit(*_: Any) -> None:
+        raise raised
+
+    app.configure(keys={"rd-one": limited(requests_in_flight=1)}, models={"demo": {}})
+    monkeypatch.setattr(app.limiter, "admit", admit)
+    try:
+        assert (await app.ask()).error["code"] == "internal_error"
+    except asyncio.CancelledError:
+        assert outcome == "aborted"
+    (record,) = app.records
+    assert (record["outcome"], record["status"]) == (outcome, status)
